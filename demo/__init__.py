@@ -1,0 +1,1 @@
+"""The bundled model and speech, and how they were made."""

@@ -1,0 +1,72 @@
+"""Word error rate of a speech model on speakers and voices that did not train it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
+
+from demo.training.corpus import HELD_OUT_TIMBRES, RATE, Digit, Utterance, load_recordings, speak_sentences
+
+
+def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
+    """The least number of substituted, inserted and deleted words between two texts (Levenshtein)."""
+    row = list(range(len(hypothesis) + 1))
+    for i, expected in enumerate(reference, 1):
+        diagonal, row[0] = row[0], i
+        for j, got in enumerate(hypothesis, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (expected != got))
+    return row[-1]
+
+
+def glue(digits: Sequence[Digit], rng: np.random.Generator) -> Utterance:
+    """Recorded digits one after the other with pauses of 0.05 to 0.4 s, otherwise untouched."""
+    pieces = []
+    for digit in digits:
+        pieces += [digit.samples, np.zeros(int(rng.uniform(0.05, 0.4) * RATE), np.float32)]
+    return Utterance(np.concatenate(pieces), tuple(digit.value for digit in digits))
+
+
+def held_out_utterances(recordings: Path, speaker: str, count: int = 100, seed: int = 1) -> list[Utterance]:
+    """`count` utterances of 3 to 8 of this speaker's digits; none where the speaker is empty."""
+    rng = np.random.default_rng(seed)
+    digits = [digit for digit in load_recordings(recordings) if digit.speaker == speaker]
+    if not digits:
+        return []
+    return [glue([digits[i] for i in rng.integers(0, len(digits), rng.integers(3, 9))], rng) for _ in range(count)]
+
+
+@torch.no_grad()
+def word_error_rate(model: Wav2Vec2ForCTC, processor: Wav2Vec2Processor, utterances: Sequence[Utterance]) -> float:
+    """Wrong words per reference word, each utterance decoded alone by taking the best symbol of each frame."""
+    wrong = words = 0
+    for utterance in utterances:
+        logits = model(torch.from_numpy(utterance.samples)[None]).logits
+        text = processor.batch_decode(logits.argmax(-1))[0]
+        wrong += edit_distance(utterance.text.split(), text.split())
+        words += len(utterance.digits)
+    return wrong / words
+
+
+def main() -> None:
+    """Prints the error on one speaker of the recordings and on espeak-ng timbres that never train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--recordings", type=Path, required=True)
+    parser.add_argument("--speaker", required=True)
+    arguments = parser.parse_args()
+    model = Wav2Vec2ForCTC.from_pretrained(arguments.model).eval()
+    processor = Wav2Vec2Processor.from_pretrained(arguments.model)
+    speech = held_out_utterances(arguments.recordings, arguments.speaker, count=300)
+    print(f"speaker {arguments.speaker}: {word_error_rate(model, processor, speech):.4f}")
+    voices = [f"{accent}+{timbre}" for accent in ("en", "en-us", "en-gb-x-rp") for timbre in HELD_OUT_TIMBRES]
+    spoken = speak_sentences(np.random.default_rng(2), voices, 200)
+    print(f"espeak-ng timbres that never trained: {word_error_rate(model, processor, spoken):.4f}")
+
+
+if __name__ == "__main__":
+    main()

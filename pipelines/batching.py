@@ -1,0 +1,149 @@
+"""Parts of different items in one batch: packed by length, collated, split again, halved around a bad one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import Pipeline
+
+Inputs = dict[str, object]
+Output = dict[str, object]
+
+
+@dataclass(slots=True)
+class Part:
+    """One model input.
+
+    Attributes:
+        inputs: what the pipeline's `preprocess` made; tensors of batch dimension 1.
+        cost: elements of the main tensor: tokens, samples, pixels.
+        options: arguments of the pipeline's `forward`.
+        group: parts of different groups never share a batch.
+        seconds: of audio that no earlier part of the item covers; 0 for other media.
+    """
+
+    inputs: Inputs
+    cost: int
+    options: dict[str, object] = field(default_factory=dict)
+    group: Hashable = None
+    seconds: float = 0.0
+
+
+@dataclass
+class Limits:
+    """How large a batch may be: a number of parts, or of padded elements. Running out of memory lowers both."""
+
+    parts: int
+    elements: int
+
+    @classmethod
+    def fixed(cls, parts: int) -> Limits:
+        """At most `parts` parts, however long."""
+        return cls(parts, 1 << 62)
+
+    @classmethod
+    def budget(cls, elements: int) -> Limits:
+        """As many parts as `elements` padded elements hold, at least one."""
+        return cls(1 << 31, elements)
+
+    def room(self, cost: int) -> int:
+        """Parts of at most `cost` elements that fit a batch; at least 1."""
+        return max(1, min(self.parts, self.elements // max(1, cost)))
+
+    def lower(self, parts: int, cost: int) -> None:
+        """Remembers that `parts` parts of `cost` elements were too much."""
+        self.parts = min(self.parts, max(1, parts // 2))
+        self.elements = min(self.elements, max(1, parts * cost // 2))
+
+
+def pack(parts: Sequence[Part], limits: Limits) -> list[list[int]]:
+    """Batches as lists of positions in `parts`: longest first, each of similar lengths and within `limits`."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, part in enumerate(parts):
+        groups.setdefault(part.group, []).append(index)
+    batches = []
+    for group in groups.values():
+        group.sort(key=lambda index: -parts[index].cost)
+        start = 0
+        while start < len(group):
+            room = limits.room(parts[group[start]].cost)
+            batches.append(group[start : start + room])
+            start += room
+    batches.sort(key=lambda batch: -parts[batch[0]].cost)
+    return batches
+
+
+def collate(pipe: Pipeline, parts: Sequence[Part]) -> Inputs:
+    """The parts as one model input, padded by transformers' own rules; a single part stays as it is."""
+    if len(parts) == 1:
+        return dict(parts[0].inputs)
+    from transformers.pipelines.base import pad_collate_fn
+
+    processor = pipe.feature_extractor if pipe.feature_extractor is not None else pipe.image_processor
+    padded: Inputs = pad_collate_fn(pipe.tokenizer, processor)([part.inputs for part in parts])
+    return padded
+
+
+def split(outputs: object, count: int) -> list[Output]:
+    """A batched output as `count` outputs of batch dimension 1, as transformers' PipelineIterator unrolls it."""
+    if not isinstance(outputs, dict):
+        raise TypeError(f"the model's output is a {type(outputs).__name__}, which cannot be split into items")
+    if count == 1:
+        return [dict(outputs)]
+    return [
+        {key: _row(value, index) for key, value in outputs.items() if key != "past_key_values"}
+        for index in range(count)
+    ]
+
+
+def _row(value: object, index: int) -> object:
+    import numpy as np
+    import torch
+
+    if value is None:
+        return None
+    if isinstance(value, dict):  # a nested ModelOutput
+        return tuple(_row(inner, index) for inner in value.values())
+    if isinstance(value, tuple) and value and isinstance(value[0], (torch.Tensor, np.ndarray)):
+        return tuple(_row(inner, index) for inner in value)
+    if isinstance(value, torch.Tensor):
+        return value[index : index + 1]
+    if isinstance(value, np.ndarray):
+        return value[index : index + 1]
+    if isinstance(value, (list, tuple)):
+        row = value[index]
+        return row.unsqueeze(0) if isinstance(row, torch.Tensor) else row
+    raise TypeError(f"cannot split a {type(value).__name__}")
+
+
+def bisect(
+    batch: Sequence[int],
+    run: Callable[[Sequence[int]], None],
+    failed: Callable[[int, Exception], None],
+    out_of_memory: Callable[[Sequence[int]], None],
+) -> None:
+    """Runs a batch; where that raises, runs its halves, until each culprit is alone and is given to `failed`.
+
+    Takes at most 2 k log2(n) + 1 runs for k culprits among n. `out_of_memory` hears of batches that did not fit.
+    """
+    try:
+        run(batch)
+    except Exception as error:  # a model raises whatever it likes
+        if is_out_of_memory(error):
+            out_of_memory(batch)
+        if len(batch) == 1:
+            failed(batch[0], error)
+            return
+        middle = len(batch) // 2
+        bisect(batch[:middle], run, failed, out_of_memory)
+        bisect(batch[middle:], run, failed, out_of_memory)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error means that a smaller batch may work."""
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

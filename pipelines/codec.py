@@ -1,0 +1,72 @@
+"""Tensors and predictions as Arrow values, for the trip between processes and to the output."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines.errors import RowError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles CPU tensors as numpy arrays, which is several times faster than as tensors."""
+
+    def reducer_override(self, value: object) -> object:
+        import torch
+
+        if type(value) is not torch.Tensor:
+            return NotImplemented
+        tensor = value.detach().contiguous()
+        # numpy has no bfloat16: its bits travel as int16
+        bits = tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor
+        return _tensor, (bits.numpy(), tensor.dtype is torch.bfloat16)
+
+
+def _tensor(array: np.ndarray, is_bfloat16: bool) -> torch.Tensor:  # type: ignore[type-arg]  # any dtype
+    import torch
+
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    return tensor.view(torch.bfloat16) if is_bfloat16 else tensor
+
+
+def encode(value: object) -> bytes:
+    """Parts, outputs or options as bytes. Only `decode` of a process that trusts this one may read them."""
+    import io
+
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol=5).dump(value)
+    return buffer.getvalue()
+
+
+def decode(data: bytes) -> object:
+    """What `encode` was given."""
+    return pickle.loads(data)
+
+
+def to_arrow(predictions: list[object], schema: pa.DataType) -> pa.Array:
+    """Predictions as an Arrow array of the task's type; None stays null.
+
+    Raises:
+        RowError: a prediction does not have the type; the message says which.
+    """
+    import pyarrow as pa
+
+    try:
+        return pa.array([_plain(prediction) for prediction in predictions], type=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise RowError("postprocess", type(error).__name__, f"the prediction is not a {schema}: {error}") from None
+
+
+def _plain(value: object) -> object:
+    """Numpy and torch values as the Python values they stand for; other values as they are."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return value if value and type(value[0]) is float else [_plain(inner) for inner in value]
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,0 +1,214 @@
+"""The config of a job. The field descriptions are the manual: `dray config` prints them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, ValidationError
+
+from pipelines.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A part of the config: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputConfig(Section):
+    """What is read."""
+
+    path: str | tuple[str, ...] = Field(description="folder, glob or file, or a list of them; local or any fsspec URL")
+    format: Literal["parquet", "jsonl", "csv"] | None = Field(None, description="default: by the files' suffix")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="pipeline argument -> column; default: the column named as the argument. "
+        "Other call arguments may come from columns too",
+    )
+    id: str | None = Field(None, description="column that names a row; default: source file and row position")
+    storage_options: dict[str, JsonValue] = Field(default_factory=dict, description="as fsspec takes them")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """`path` as a list."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+class OutputConfig(Section):
+    """Where the results go."""
+
+    path: str = Field(description="folder; local or any fsspec URL")
+    format: Literal["parquet", "jsonl"] = Field("parquet", description="format of the files under data/")
+    keep: tuple[str, ...] = Field((), description="input columns copied to the output")
+    subtitles: tuple[Literal["srt", "vtt"], ...] = Field((), description="subtitle files written for each recording")
+    storage_options: dict[str, JsonValue] | None = Field(None, description="default: the input's")
+
+
+class EngineConfig(Section):
+    """How the model runs."""
+
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...; auto: an accelerator where there is one")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: as the model was saved")
+    device_map: str | dict[str, JsonValue] | None = Field(
+        None, description="as from_pretrained takes it, with accelerate"
+    )
+    batch: Literal["auto"] | PositiveInt = Field(
+        "auto", description="model inputs per batch; auto: as many as fit a budget of padded elements"
+    )
+    actors: Literal["auto"] | PositiveInt = Field("auto", description="copies of the model; auto: from the cluster")
+    layout: Literal["auto", "fused", "staged"] = Field(
+        "auto", description="fused: one pool does all phases; staged: a pool per phase; auto: staged with accelerators"
+    )
+    compile: bool = Field(False, description="torch.compile the model")
+
+
+class ErrorsConfig(Section):
+    """When rows fail."""
+
+    max_failed_fraction: float = Field(0.05, ge=0, le=1, description="more failed rows than this: the job exits with 1")
+    timeout_s: float = Field(
+        600,
+        gt=0,
+        description="seconds that decoding and preprocessing of one row may take, looked at after each model input",
+    )
+
+
+class JobConfig(Section):
+    """One job: task, model, input, output."""
+
+    task: str | None = Field(None, description="any transformers task or alias; default: inferred from the model")
+    model: str = Field(description="hub id or local folder")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub model")
+    input: InputConfig
+    output: OutputConfig
+    parameters: dict[str, JsonValue] = Field(
+        default_factory=dict, description="exactly the pipeline's own call arguments"
+    )
+    model_kwargs: dict[str, JsonValue] = Field(default_factory=dict, description="exactly from_pretrained's")
+    engine: EngineConfig = EngineConfig()
+    errors: ErrorsConfig = ErrorsConfig()
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
+    """Reads a YAML file.
+
+    Args:
+        path: the file.
+        overrides: "key.key=value" each; the value is YAML, so numbers, lists and null mean what they mean in the file.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (the nearest known one is named) or a wrong value.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds no keys; a config needs at least model, input.path and output.path")
+    for override in overrides:
+        _override(raw, override)
+    return parse_config(raw)
+
+
+def parse_config(raw: Mapping[str, object]) -> JobConfig:
+    """Checks a config given as nested dicts. Raises ConfigError with one sentence for the first mistake."""
+    try:
+        return JobConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def _override(raw: dict[str, object], assignment: str) -> None:
+    key, equals, text = assignment.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {assignment}: write key=value, for example --set engine.batch=16")
+    *parents, last = key.strip().split(".")
+    section = raw
+    for parent in parents:
+        inner = section.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {assignment}: {parent} is a value, not a section")
+        section = inner
+    try:
+        section[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        section[last] = text
+
+
+def _explain(error: ValidationError) -> str:
+    """The first mistake as a sentence; unknown keys first, for a misspelt key is also a missing one."""
+    details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+    detail = details[0]
+    location = [str(part) for part in detail["loc"]]
+    name = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key {name}{nearest(location[-1], _known_keys(location[:-1]))}"
+    if detail["type"] == "missing":
+        return f"{name} is missing"
+    got = detail["input"]
+    return f"{_public_name(location)}: {detail['msg'].removeprefix('Value error, ')}, got {got!r}"
+
+
+def _public_name(location: list[str]) -> str:
+    """The key's path without the names pydantic adds for the members of a union."""
+    model: type[BaseModel] = JobConfig
+    name: list[str] = []
+    for part in location:
+        field = model.model_fields.get(part)
+        if field is None:
+            break
+        name.append(part)
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            break
+        model = field.annotation
+    return ".".join(name) or ".".join(location)
+
+
+def _known_keys(parents: Iterable[str]) -> list[str]:
+    model: type[BaseModel] = JobConfig
+    for parent in parents:
+        annotation = model.model_fields[parent].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`, did you mean X?` for the known name nearest to `name`, or the whole list of names."""
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f", did you mean {close[0]}?"
+    return f"; known are {', '.join(known)}" if known else ""
+
+
+def describe(model: type[BaseModel] = JobConfig, prefix: str = "") -> list[tuple[str, str, str]]:
+    """(key, default, description) of every field, sections flattened, in the order of the file."""
+    rows: list[tuple[str, str, str]] = []
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            rows += describe(annotation, f"{prefix}{name}.")
+            continue
+        default = (
+            "required"
+            if field.is_required()
+            else yaml.safe_dump(field.get_default(call_default_factory=True), default_flow_style=True)
+            .split("\n")[0]
+            .removesuffix("...")
+        )
+        rows.append((prefix + name, default, (field.description or "") + _choices(annotation)))
+    return rows
+
+
+def _choices(annotation: object) -> str:
+    options = get_args(annotation) if get_origin(annotation) is Literal else ()
+    if get_origin(annotation) is Union:
+        options = ()
+    return f" [{' | '.join(map(str, options))}]" if options else ""

@@ -1,0 +1,240 @@
+"""Runs parts through the model in packed batches, and whole items through all three phases."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+
+from pipelines.batching import Limits, Output, Part, bisect, pack
+from pipelines.errors import RowError
+from pipelines.phases import Phases
+
+WINDOW = 32  # budgets of parts that are preprocessed, then sorted by length and batched together
+
+
+@dataclass
+class Meter:
+    """What the work on a row took. Sums over rows are the job's figures.
+
+    Attributes:
+        audio_seconds: length of its audio.
+        elements: elements of its parts.
+        padded_elements: its share of what the model was run on, padding included.
+        preprocess_s, forward_s, postprocess_s: seconds in each phase; a batch's are shared by cost.
+        waiting_s: seconds the model waited for preprocessing.
+        peak_bytes: the most memory a process that worked on it has held; sums as the maximum.
+    """
+
+    audio_seconds: float = 0.0
+    elements: float = 0.0
+    padded_elements: float = 0.0
+    preprocess_s: float = 0.0
+    forward_s: float = 0.0
+    postprocess_s: float = 0.0
+    waiting_s: float = 0.0
+    peak_bytes: float = 0.0
+
+    def add(self, other: Meter) -> None:
+        """Adds each figure; keeps the larger peak."""
+        for name, value in other.values().items():
+            mine = getattr(self, name)
+            setattr(self, name, max(mine, value) if name == "peak_bytes" else mine + value)
+
+    def values(self) -> dict[str, float]:
+        """Name -> figure."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+
+@dataclass
+class Item:
+    """One row's input: what the pipeline is called with, and this row's own call arguments."""
+
+    value: object
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """One row's result: a prediction, or the error that took its place."""
+
+    prediction: object = None
+    error: RowError | None = None
+    meter: Meter = field(default_factory=Meter)
+
+
+@dataclass
+class _Pending:
+    """An item on its way: outputs by part, until all are there."""
+
+    item: Item
+    outcome: Outcome = field(default_factory=Outcome)
+    prepared: Meter = field(default_factory=Meter)  # the preprocessing thread's own
+    outputs: dict[int, Output] = field(default_factory=dict)
+    parts: int | None = None  # None while preprocessing goes on
+
+
+def preprocess_item(phases: Phases, item: Item, meter: Meter, timeout_s: float) -> Iterator[Part]:
+    """The parts of one item; time and audio length go to `meter`.
+
+    Raises:
+        RowError: preprocessing failed, or has taken more than `timeout_s` seconds.
+    """
+    parts = phases.preprocess(item.value, item.options)
+    spent = 0.0
+    while True:
+        started = time.perf_counter()
+        try:
+            part = next(parts, None)
+        except Exception as error:  # decoders and tokenizers raise whatever they like about a row
+            raise RowError.wrap("preprocess", error) from error
+        took = time.perf_counter() - started
+        spent += took
+        meter.preprocess_s += took
+        if part is None:
+            return
+        if spent > timeout_s:
+            raise RowError(
+                "preprocess", "TimeoutError", f"preprocessing took longer than errors.timeout_s = {timeout_s:g} s"
+            )
+        meter.audio_seconds += part.seconds
+        yield part
+
+
+def forward_parts(phases: Phases, parts: Sequence[Part], limits: Limits) -> list[tuple[Output | RowError, Meter]]:
+    """The output of each part, or the error it raises when it is alone, and what it took. In order."""
+    results: list[tuple[Output | RowError, Meter] | None] = [None] * len(parts)
+
+    def run(batch: Sequence[int]) -> None:
+        started = time.perf_counter()
+        outputs = phases.forward([parts[index] for index in batch])
+        seconds = time.perf_counter() - started
+        longest = max(parts[index].cost for index in batch)
+        total = sum(parts[index].cost for index in batch) or 1
+        for index, output in zip(batch, outputs, strict=True):
+            cost = parts[index].cost
+            results[index] = output, Meter(elements=cost, padded_elements=longest, forward_s=seconds * cost / total)
+
+    def failed(index: int, error: Exception) -> None:
+        results[index] = RowError.wrap("forward", error), Meter()
+
+    def out_of_memory(batch: Sequence[int]) -> None:
+        limits.lower(len(batch), max(parts[index].cost for index in batch))
+
+    for batch in pack(parts, limits):
+        bisect(batch, run, failed, out_of_memory)
+    return [result for result in results if result is not None]
+
+
+def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: Meter) -> object:
+    """The prediction. Raises RowError where postprocessing fails."""
+    started = time.perf_counter()
+    for output in outputs:
+        output.pop("is_last", None)
+    try:
+        return phases.postprocess(outputs, item.options)
+    except Exception as error:  # whatever the pipeline makes of this row's outputs
+        raise RowError.wrap("postprocess", error) from error
+    finally:
+        meter.postprocess_s += time.perf_counter() - started
+
+
+def predict(phases: Phases, items: Sequence[Item], limits: Limits, timeout_s: float) -> list[Outcome]:
+    """All three phases for a block of items: the next window is preprocessed in a thread while the model runs one.
+
+    Memory is bounded by two windows of parts, however long an item is.
+
+    Returns:
+        One outcome per item, in order.
+    """
+    pending = [_Pending(item) for item in items]
+    windows = _Prefetch(_windows(phases, pending, limits, timeout_s))
+    for window in windows:
+        results = forward_parts(phases, [part for _, _, part in window], limits)
+        for (index, number, _), (output, meter) in zip(window, results, strict=True):
+            _keep(pending[index], number, output, meter)
+        for index in dict.fromkeys(index for index, _, _ in window):
+            _finish(phases, pending[index])
+    for state in pending:
+        state.outcome.meter.add(state.prepared)
+    if pending:
+        pending[0].outcome.meter.add(Meter(waiting_s=windows.waited))
+    return [state.outcome for state in pending]
+
+
+def _keep(state: _Pending, number: int, output: Output | RowError, meter: Meter) -> None:
+    state.outcome.meter.add(meter)
+    if isinstance(output, RowError):
+        state.outcome.error = state.outcome.error or output
+    else:
+        state.outputs[number] = output
+
+
+def _finish(phases: Phases, state: _Pending) -> None:
+    """Postprocesses an item whose parts have all come back."""
+    outcome = state.outcome
+    if outcome.error is not None or state.parts is None or len(state.outputs) < state.parts:
+        return
+    outputs = [state.outputs[number] for number in range(state.parts)]
+    state.outputs = {}
+    try:
+        outcome.prediction = postprocess_item(phases, outputs, state.item, outcome.meter)
+    except RowError as error:
+        outcome.error = error
+
+
+_Window = list[tuple[int, int, Part]]  # (item, number of the part, part)
+
+
+def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, timeout_s: float) -> Iterator[_Window]:
+    """Parts of successive items, cut into windows of about WINDOW batches."""
+    window: _Window = []
+    elements = 0
+    for index, state in enumerate(pending):
+        number = 0
+        try:
+            for part in preprocess_item(phases, state.item, state.prepared, timeout_s):
+                if window and (elements > WINDOW * limits.elements or len(window) >= WINDOW * limits.parts):
+                    yield window
+                    window, elements = [], 0
+                window.append((index, number, part))
+                elements += part.cost
+                number += 1
+        except RowError as error:
+            state.outcome.error = error
+        state.parts = number
+        if number == 0 and state.outcome.error is None:
+            state.outcome.error = RowError("preprocess", "ValueError", "the item gave the model no input")
+    if window:
+        yield window
+
+
+class _Prefetch:
+    """Iterates in a thread, one item ahead. An exception in the thread is raised where the items are taken."""
+
+    def __init__(self, items: Iterator[_Window]) -> None:
+        self.waited = 0.0  # seconds
+        self._queue: queue.Queue[_Window | BaseException | None] = queue.Queue(maxsize=1)
+        self._thread = threading.Thread(target=self._fill, args=(items,), daemon=True)
+
+    def _fill(self, items: Iterator[_Window]) -> None:
+        try:
+            for item in items:
+                self._queue.put(item)
+            self._queue.put(None)
+        except BaseException as error:  # carried to the consuming thread
+            self._queue.put(error)
+
+    def __iter__(self) -> Iterator[_Window]:
+        self._thread.start()
+        while True:
+            started = time.perf_counter()
+            item = self._queue.get()
+            self.waited += time.perf_counter() - started
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item

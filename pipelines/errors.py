@@ -1,0 +1,66 @@
+"""The exceptions of dray.
+
+DrayError
+├── UsageError            the user can mend it; exit 2, before any work
+│   ├── ConfigError       a key or value of the YAML file
+│   ├── InputError        what is to be read
+│   ├── OutputError       where the results are to go
+│   └── ModelError        the model, or a parameter it does not take
+├── JobError              the work was begun and could not be finished; exit 1
+└── RowError              one row fails; the job goes on
+"""
+
+from __future__ import annotations
+
+
+class DrayError(Exception):
+    """Anything dray raises on purpose. Its message is one sentence a user can act on."""
+
+
+class UsageError(DrayError):
+    """A mistake found before any work was done."""
+
+
+class ConfigError(UsageError):
+    """The config is not valid; the message names the key."""
+
+
+class InputError(UsageError):
+    """The input cannot be read: no such path, format, column, or no rows."""
+
+
+class OutputError(UsageError):
+    """The output folder cannot be written, or holds the result of different work."""
+
+
+class ModelError(UsageError):
+    """The model cannot be loaded, does not fit the task, or refuses a parameter."""
+
+
+class JobError(DrayError):
+    """The job was started and stopped before it was done."""
+
+
+class RowError(DrayError):
+    """One row cannot be processed.
+
+    Attributes:
+        stage: the phase that failed: "read", "preprocess", "forward" or "postprocess".
+        kind: the name of the underlying exception's class.
+    """
+
+    def __init__(self, stage: str, kind: str, message: str) -> None:
+        """`message` says what is wrong with the row."""
+        super().__init__(message)
+        self.stage, self.kind = stage, kind
+
+    @classmethod
+    def wrap(cls, stage: str, error: BaseException) -> RowError:
+        """`error`, raised while `stage` worked on a row."""
+        if isinstance(error, cls):
+            return error
+        return cls(stage, type(error).__name__, str(error) or repr(error))
+
+    def __reduce__(self) -> tuple[type[RowError], tuple[str, str, str]]:
+        """Pickles with all three arguments."""
+        return type(self), (self.stage, self.kind, str(self))

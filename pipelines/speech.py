@@ -1,0 +1,95 @@
+"""Speech recognition: audio as model inputs while it is decoded, and outputs cut to their own length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines import media
+from pipelines.chunking import Samples, Window, chunks
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Pipeline
+
+Inputs = dict[str, object]
+
+
+def preprocess(
+    pipe: Pipeline,
+    cell: object,
+    storage_options: Mapping[str, object],
+    chunk_length_s: float = 0,
+    stride_length_s: float | tuple[float, float] | None = None,
+) -> Iterator[tuple[Inputs, float]]:
+    """What the pipeline's own `preprocess` yields, without the whole recording in memory.
+
+    Args:
+        pipe: an AutomaticSpeechRecognitionPipeline.
+        cell: as `media.audio` takes it.
+        storage_options: for URLs.
+        chunk_length_s: seconds of a chunk; 0: the recording is one chunk.
+        stride_length_s: seconds of overlap, both sides alike or (left, right).
+
+    Yields:
+        (model inputs, seconds of audio not seen in an earlier chunk).
+    """
+    rate = pipe.feature_extractor.sampling_rate
+    blocks = media.audio(cell, rate, storage_options)
+    if not chunk_length_s:
+        samples = np.concatenate([np.empty(0, np.float32), *blocks])
+        _refuse_silence(len(samples))
+        seconds = len(samples) / rate
+        for inputs in pipe.preprocess(_long_enough(pipe, samples)):
+            yield dict(inputs), seconds
+        return
+    stop = 0
+    for chunk, span in chunks(blocks, Window.of(chunk_length_s, stride_length_s, rate, pipe._align_to)):
+        inputs = _features(pipe, chunk)
+        yield {"is_last": span.is_last, "stride": span.stride, **inputs}, (span.stop - stop) / rate
+        stop = span.stop
+    _refuse_silence(stop)
+
+
+def _refuse_silence(samples: int) -> None:
+    if not samples:
+        raise ValueError("the recording holds no samples")
+
+
+def _features(pipe: Pipeline, chunk: Samples) -> Inputs:
+    """The features of one chunk as transformers' `chunk_iter` makes them."""
+    from transformers.pipelines.automatic_speech_recognition import chunk_iter
+
+    chunk = _long_enough(pipe, chunk)
+    (inputs,) = chunk_iter(chunk, pipe.feature_extractor, len(chunk), 0, 0, pipe.dtype)
+    return {key: value for key, value in inputs.items() if key not in ("is_last", "stride")}
+
+
+def _long_enough(pipe: Pipeline, samples: Samples) -> Samples:
+    """Zeros after a chunk too short for the model's convolutions, which transformers' pipeline crashes on."""
+    kernels = getattr(pipe.model.config, "conv_kernel", None)
+    if pipe.type != "ctc" or not isinstance(kernels, (list, tuple)):
+        return samples
+    least, jump = 1, 1
+    for kernel, stride in zip(kernels, pipe.model.config.conv_stride, strict=True):
+        least, jump = least + (kernel - 1) * jump, jump * stride
+    return np.pad(samples, (0, max(0, least - len(samples))))
+
+
+def trim(pipe: Pipeline, inputs: Mapping[str, torch.Tensor], output: dict[str, object]) -> dict[str, object]:
+    """Cuts off the frames of a CTC output that stand for padding; other outputs stay as they are.
+
+    The library cuts only where the part has a stride; without, it decodes what the model makes of padding.
+    """
+    tokens, lengths = output.get("tokens"), getattr(pipe.model, "_get_feat_extract_output_lengths", None)
+    lengths = lengths or getattr(pipe.model, "_get_subsampling_output_length", None)
+    if pipe.type != "ctc" or tokens is None or lengths is None:
+        return output
+    return {**output, "tokens": tokens[:, : int(lengths(inputs[pipe.model.main_input_name].shape[1]))]}
+
+
+def needs_equal_lengths(pipe: Pipeline) -> bool:
+    """Whether padding changes results: group normalization over time sees it, whatever the mask says."""
+    return getattr(pipe.model.config, "feat_extract_norm", None) == "group"
