@@ -23,7 +23,7 @@ class Meter:
         audio_seconds: length of its audio.
         elements: elements of its parts.
         padded_elements: its share of what the model was run on, padding included.
-        preprocess_s, forward_s, postprocess_s: seconds in each phase; a batch's are shared by cost.
+        read_s, preprocess_s, forward_s, postprocess_s: seconds in each phase; a batch's are shared by cost.
         waiting_s: seconds the model waited for preprocessing.
         peak_bytes: the most memory a process that worked on it has held; sums as the maximum.
     """
@@ -31,6 +31,7 @@ class Meter:
     audio_seconds: float = 0.0
     elements: float = 0.0
     padded_elements: float = 0.0
+    read_s: float = 0.0
     preprocess_s: float = 0.0
     forward_s: float = 0.0
     postprocess_s: float = 0.0
@@ -42,6 +43,12 @@ class Meter:
         for name, value in other.values().items():
             mine = getattr(self, name)
             setattr(self, name, max(mine, value) if name == "peak_bytes" else mine + value)
+
+    def take(self) -> Meter:
+        """A copy; this one starts again from zero."""
+        copy = Meter(**self.values())
+        self.__init__()  # type: ignore[misc]
+        return copy
 
     def values(self) -> dict[str, float]:
         """Name -> figure."""

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -226,10 +228,8 @@ def _meta_model(config: JobConfig, auto_classes: Sequence[type]) -> PreTrainedMo
     else:
         raise ModelError(f"model: {config.model} is a {type(model_config).__name__}, which does not serve this task")
     if model.can_generate():
-        try:
+        with contextlib.suppress(OSError):  # the model has none of its own and keeps its config's
             model.generation_config = GenerationConfig.from_pretrained(_location(config), revision=config.revision)
-        except OSError:
-            pass  # the model has none of its own and keeps its config's
     return model
 
 
@@ -257,3 +257,25 @@ def _key(options: Mapping[str, object]) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; its class where the message is empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def model_identity(config: JobConfig, phases: Phases) -> str:
+    """What tells two versions of a model apart: a hub model's commit, or a hash over a local folder's files.
+
+    Files above 64 MiB, the weights, count with their size and their first and last MiB.
+    """
+    folder = Path(_location(config))
+    if not folder.is_dir():
+        return str(getattr(phases.pipe.model.config, "_commit_hash", None) or config.revision or "main")
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.suffix not in (".md", ".py") and path.is_file()):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as content:
+            if size <= 64 << 20:
+                digest.update(content.read())
+            else:
+                digest.update(content.read(1 << 20))
+                content.seek(-(1 << 20), 2)
+                digest.update(content.read())
+    return digest.hexdigest()[:16]

@@ -179,6 +179,13 @@ def distort(utterance: Utterance, rng: np.random.Generator) -> Utterance:
     return Utterance(np.clip(samples, -1, 1).astype(np.float32), utterance.digits, spans)
 
 
+def distort_lightly(samples: Samples, rng: np.random.Generator) -> Samples:
+    """A recording as a decent microphone gives it: a little noise, some level."""
+    level = float(np.sqrt(np.mean(samples**2))) + 1e-6
+    noisy = samples + _noise(len(samples), rng) * np.float32(level * 10 ** (-rng.uniform(25, 40) / 20))
+    return np.clip(noisy * np.float32(0.08 / level), -1, 1).astype(np.float32)
+
+
 def _stretch(samples: Samples, speed: float) -> Samples:
     positions = np.arange(0, len(samples) - 1, speed)
     return np.interp(positions, np.arange(len(samples)), samples).astype(np.float32)

@@ -6,21 +6,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import torch
 from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
 
 from demo.training.corpus import HELD_OUT_TIMBRES, RATE, Digit, Utterance, load_recordings, speak_sentences
-
-
-def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
-    """The least number of substituted, inserted and deleted words between two texts (Levenshtein)."""
-    row = list(range(len(hypothesis) + 1))
-    for i, expected in enumerate(reference, 1):
-        diagonal, row[0] = row[0], i
-        for j, got in enumerate(hypothesis, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (expected != got))
-    return row[-1]
 
 
 def glue(digits: Sequence[Digit], rng: np.random.Generator) -> Utterance:
@@ -43,13 +34,11 @@ def held_out_utterances(recordings: Path, speaker: str, count: int = 100, seed: 
 @torch.no_grad()
 def word_error_rate(model: Wav2Vec2ForCTC, processor: Wav2Vec2Processor, utterances: Sequence[Utterance]) -> float:
     """Wrong words per reference word, each utterance decoded alone by taking the best symbol of each frame."""
-    wrong = words = 0
+    heard = []
     for utterance in utterances:
         logits = model(torch.from_numpy(utterance.samples)[None]).logits
-        text = processor.batch_decode(logits.argmax(-1))[0]
-        wrong += edit_distance(utterance.text.split(), text.split())
-        words += len(utterance.digits)
-    return wrong / words
+        heard.append(processor.batch_decode(logits.argmax(-1))[0])
+    return float(jiwer.wer([utterance.text for utterance in utterances], heard))
 
 
 def main() -> None:

@@ -1,0 +1,122 @@
+"""The `dray` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pipelines.errors import DrayError, UsageError
+
+# Everything else is imported by the command that needs it: `dray --help` answers at once.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line. Returns the exit code: 0 done, 1 aborted or over the limit, 2 a mistake found before any work."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        code: int = parsed.run(parsed)
+    except UsageError as error:
+        print(f"dray: {error}", file=sys.stderr)
+        return 2
+    except DrayError as error:
+        print(f"dray: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ndray: interrupted; the same command continues", file=sys.stderr)
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dray", description="Any transformers pipeline task over any amount of data, from one YAML file."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run a batch job, or continue it")
+    _add_config(run)
+    run.add_argument("--fresh", action="store_true", help="delete what earlier runs have written and start over")
+    run.add_argument(
+        "--address", help="Ray cluster; default: the one this machine is part of, else one in this process"
+    )
+    run.set_defaults(run=_run)
+    plan = commands.add_parser("plan", help="check a config and show how it would use the cluster, without running it")
+    _add_config(plan)
+    plan.add_argument("--address", help="Ray cluster")
+    plan.set_defaults(run=_plan)
+    submit = commands.add_parser(
+        "submit", help="run a batch job on a cluster, with this folder as its working directory"
+    )
+    _add_config(submit)
+    submit.add_argument("--fresh", action="store_true", help="as for run")
+    submit.add_argument("--address", required=True, help="the cluster's dashboard, for example http://127.0.0.1:8265")
+    submit.add_argument("--no-wait", action="store_true", help="return as soon as the job is submitted")
+    submit.set_defaults(run=_submit)
+    report = commands.add_parser("report", help="write report.html of a finished job anew and say where it lies")
+    _add_config(report)
+    report.set_defaults(run=_report)
+    config = commands.add_parser("config", help="print every config key, its default and what it means")
+    config.set_defaults(run=_config)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="YAML file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override, as --set engine.batch=16"
+    )
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from jobs.report import table
+    from jobs.run import output_folder, run
+    from pipelines.config import load_config
+
+    config = load_config(parsed.config, parsed.set)
+    summary = run(config, parsed.fresh, parsed.address)
+    print(table(summary, output_folder(config).url))
+    return 0
+
+
+def _plan(parsed: argparse.Namespace) -> int:
+    from jobs.report import plan_table
+    from jobs.resources import cluster_nodes, make_plan
+    from jobs.run import check, connected
+    from pipelines.config import load_config
+
+    job = check(load_config(parsed.config, parsed.set), dry=True)
+    with connected(parsed.address):
+        print(plan_table(make_plan(cluster_nodes(), job.config.engine, job.work), job.data.rows, job.rows_left))
+    return 0
+
+
+def _submit(parsed: argparse.Namespace) -> int:
+    from jobs.submit import submit
+
+    return submit(parsed.config, parsed.set, parsed.fresh, parsed.address, wait=not parsed.no_wait)
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    from jobs.report import write_again
+    from pipelines.config import load_config
+
+    print(write_again(load_config(parsed.config, parsed.set)))
+    return 0
+
+
+def _config(parsed: argparse.Namespace) -> int:
+    from pipelines.config import describe
+
+    rows = describe()
+    width = max(len(key) for key, _, _ in rows)
+    for key, default, description in rows:
+        print(
+            f"{key:<{width}}  {description} (default: {default})"
+            if default != "required"
+            else f"{key:<{width}}  {description} (required)"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""The dataflow: read, preprocess, forward, gather, postprocess, write. One screen, top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+
+from jobs.operators import Forward, Fused, Gather, Postprocess, Preprocess, Worker
+from jobs.read import Input, Keys, Piece, RowsDatasource
+from jobs.resources import Plan, Pool
+from pipelines.config import JobConfig
+
+
+def read(data: Input, left: Sequence[Piece], finished: Keys, plan: Plan) -> Dataset:
+    """The rows still to do, in blocks of a few seconds of model work."""
+    source = RowsDatasource(data, left, finished, tasks=4 * plan.model.actors)
+    rows = ray.data.read_datasource(source, override_num_blocks=len(source), num_cpus=plan.task_cpus)
+    rows = rows.repartition(target_num_rows_per_block=plan.block_rows)
+    # Ray 2.60 has no argument for this: a repartition task asks for a whole CPU, which on small machines the actors
+    # never leave free.
+    rows._logical_plan.dag.ray_remote_args["num_cpus"] = plan.task_cpus
+    return rows
+
+
+def build(rows: Dataset, config: JobConfig, plan: Plan) -> Dataset:
+    """Rows with arguments -> rows with `prediction` or `error`."""
+    worker = Worker(config, plan.threads, accelerator=plan.model.gpus > 0)
+    if plan.layout == "fused":
+        return _pool(rows, Fused, plan.model, plan, worker)
+    assert plan.preprocess is not None and plan.postprocess is not None
+    helper = Worker(config, threads=1, accelerator=False)
+    rows = _pool(rows, Preprocess, plan.preprocess, plan, helper)
+    rows = _pool(rows, Forward, plan.model, plan, worker)
+    if plan.gather is not None:
+        rows = _pool(rows, Gather, plan.gather, plan)
+    return _pool(rows, Postprocess, plan.postprocess, plan, helper)
+
+
+def _pool(rows: Dataset, operator: type, pool: Pool, plan: Plan, *arguments: object) -> Dataset:
+    on_gpu = {"num_gpus": pool.gpus, "batch_size": plan.block_rows} if pool.gpus else {"batch_size": None}
+    return rows.map_batches(
+        operator,
+        fn_constructor_args=arguments,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=pool.actors),
+        num_cpus=pool.cpus,
+        **on_gpu,
+    )

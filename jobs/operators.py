@@ -1,0 +1,367 @@
+"""The map_batches callables: tables of rows in, tables of rows out. Each holds one pipeline for as long as it lives.
+
+Columns: the row's key, id and source; `keep:*` and `arg:*` from the input; between phases `parts` or `outputs` (encoded)
+with `segment` and `segments`; at the end `prediction`; throughout `error` and `meter`.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import pyarrow as pa
+
+from jobs.read import ARGUMENT, ID, KEEP, KEY, READ_S, SOURCE
+from pipelines.batching import Output, Part
+from pipelines.codec import decode, encode, to_arrow
+from pipelines.config import JobConfig
+from pipelines.engine import Item, Meter, Outcome, forward_parts, postprocess_item, predict, preprocess_item
+from pipelines.errors import RowError
+from pipelines.phases import Phases, load_phases
+
+ERROR = pa.struct([("stage", pa.string()), ("type", pa.string()), ("message", pa.string()), ("attempts", pa.int32())])
+METER = pa.struct([(field.name, pa.float64()) for field in fields(Meter)])
+
+SEGMENT_PARTS = 16  # model inputs in one row between phases
+SEGMENT_BYTES = 32 << 20  # and at most about this much
+YIELD_BYTES = 64 << 20  # preprocessed rows are handed on at this size, also in the middle of a block
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What an actor needs to make its pipeline.
+
+    Attributes:
+        threads: of torch.
+        accelerator: whether the actor was given one.
+    """
+
+    config: JobConfig
+    threads: int
+    accelerator: bool
+
+    def load(self, weights: bool) -> Phases:
+        """The pipeline, in this process."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+        device = "cuda" if self.accelerator and torch.cuda.is_available() else "cpu"
+        return load_phases(self.config, weights, device)
+
+
+class _Idle:
+    """Seconds between the calls of an actor."""
+
+    def __init__(self) -> None:
+        self._ended: float | None = None
+
+    def started(self) -> float:
+        """Seconds since the last call ended; 0 before the first."""
+        return 0.0 if self._ended is None else time.perf_counter() - self._ended
+
+    def ended(self) -> None:
+        """Marks a call's end."""
+        self._ended = time.perf_counter()
+
+
+class Fused:
+    """All three phases of a block of rows."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._phases = worker.load(weights=True)
+        self._limits = self._phases.limits(worker.config.engine.batch)
+        self._timeout_s = worker.config.errors.timeout_s
+        self._schema, self._idle = self._phases.schema(), _Idle()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Rows with arguments -> rows with `prediction` or `error`."""
+        waited = self._idle.started()
+        items = _items(table, self._phases)
+        ready = [item for item in items if isinstance(item, Item)]
+        predicted = iter(predict(self._phases, ready, self._limits, self._timeout_s))
+        outcomes = [next(predicted) if isinstance(item, Item) else Outcome(error=item) for item in items]
+        for outcome, seconds in zip(outcomes, table[READ_S].to_pylist(), strict=True):
+            outcome.meter.read_s += seconds
+        _account(outcomes, waited)
+        self._idle.ended()
+        return _results(_carried(table), outcomes, self._schema)
+
+
+class Preprocess:
+    """CPU only, no weights: rows become rows of at most SEGMENT_PARTS parts."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._phases = worker.load(weights=False)
+        self._timeout_s = worker.config.errors.timeout_s
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        """Rows with arguments -> rows with `parts`, several for a long item. Holds about YIELD_BYTES at a time."""
+        carried = _carried(table, self._phases)
+        held: list[Row] = []
+        held_bytes = 0
+        for index, (item, read_s) in enumerate(
+            zip(_items(table, self._phases), table[READ_S].to_pylist(), strict=True)
+        ):
+            for segment in self._segments(item, Meter(read_s=read_s)):
+                held.append({"index": index, **segment})
+                held_bytes += len(segment["parts"] or b"")  # type: ignore[arg-type]
+                if held_bytes > YIELD_BYTES:
+                    yield _segment_table(carried, held)
+                    held, held_bytes = [], 0
+        if held:
+            yield _segment_table(carried, held)
+
+    def _segments(self, item: Item | RowError, meter: Meter) -> Iterator[Row]:
+        """`segments`, their number, is known only with the last one; 0 until then."""
+        number = 0
+        if isinstance(item, RowError):
+            yield _segment(0, 1, None, item, meter)
+            return
+        parts: list[Part] = []
+        try:
+            for part in preprocess_item(self._phases, item, meter, self._timeout_s):
+                if parts and (len(parts) == SEGMENT_PARTS or _size(parts) > SEGMENT_BYTES):
+                    yield _segment(number, 0, parts, None, meter.take())
+                    parts, number = [], number + 1
+                parts.append(part)
+        except RowError as error:
+            yield _segment(number, number + 1, None, error, meter)
+            return
+        if parts:
+            yield _segment(number, number + 1, parts, None, meter)
+        else:
+            error = RowError("preprocess", "ValueError", "the item gave the model no input")
+            yield _segment(0, 1, None, error, meter)
+
+
+class Forward:
+    """The weights: rows with `parts` become rows with `outputs`, batched across rows."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._phases = worker.load(weights=True)
+        self._limits, self._idle = self._phases.limits(worker.config.engine.batch), _Idle()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Every part of every row goes through the model once; order is kept."""
+        waited = self._idle.started()
+        rows: list[list[Part]] = [
+            decode(value.as_py()) if value.is_valid else []
+            for value in table["parts"]  # type: ignore[misc]
+        ]
+        results = iter(forward_parts(self._phases, [part for parts in rows for part in parts], self._limits))
+        errors, meters = _errors(table), _meters(table)
+        encoded: list[bytes | None] = []
+        for index, parts in enumerate(rows):
+            outputs: list[Output] = []
+            for _ in parts:
+                output, meter = next(results)
+                meters[index].add(meter)
+                if isinstance(output, RowError):
+                    errors[index] = errors[index] or output
+                else:
+                    outputs.append(output)
+            encoded.append(None if errors[index] else encode(outputs))
+        if meters:
+            meters[0].add(Meter(waiting_s=waited, peak_bytes=peak_bytes()))
+        self._idle.ended()
+        table = table.drop_columns(["parts", "error", "meter"])
+        return _with(
+            table, outputs=pa.array(encoded, pa.large_binary()), error=_error_array(errors), meter=_meter_array(meters)
+        )
+
+
+class Gather:
+    """Puts the segments of long items together. Single-segment rows pass; others wait, outputs only, for their last.
+
+    One actor sees all rows. Segments that come again, because Ray repeated a task, change nothing.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, dict[int, Row]] = {}
+        self._settled: set[int] = set()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Rows with `outputs` of one segment -> rows with `outputs` of whole items; fewer rows than came."""
+        whole = [row for row in map(self._take, table.to_pylist()) if row is not None]
+        return pa.Table.from_pylist(whole, schema=table.schema)
+
+    def _take(self, row: Row) -> Row | None:
+        key: int = row[KEY]  # type: ignore[assignment]
+        if row["segment"] == 0 and row["segments"] == 1:
+            return row
+        if key in self._settled:
+            return None
+        if row["error"] is not None:
+            self._waiting.pop(key, None)
+            self._settled.add(key)
+            return row
+        segments = self._waiting.setdefault(key, {})
+        segments[row["segment"]] = row  # type: ignore[index]
+        count = max(segment["segments"] for segment in segments.values())  # type: ignore[type-var]
+        if len(segments) != count:
+            return None
+        self._settled.add(key)
+        return _joined([row for _, row in sorted(self._waiting.pop(key).items())])
+
+
+class Postprocess:
+    """CPU only, no weights: rows with `outputs` become rows with `prediction`."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._phases = worker.load(weights=False)
+        self._schema = self._phases.schema()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """One prediction or error per row."""
+        outcomes = []
+        columns = zip(table["outputs"], _options(table, self._phases), _errors(table), _meters(table), strict=True)
+        for outputs, options, error, meter in columns:
+            outcome = Outcome(error=error, meter=meter)
+            if error is None:
+                try:
+                    decoded: list[Output] = decode(outputs.as_py())  # type: ignore[assignment]
+                    outcome.prediction = postprocess_item(self._phases, decoded, Item(None, options), meter)
+                except RowError as failure:
+                    outcome.error = failure
+            outcomes.append(outcome)
+        _account(outcomes, 0.0)
+        return _results(_carried(table), outcomes, self._schema)
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _items(table: pa.Table, phases: Phases) -> list[Item | RowError]:
+    """Each row's input as its pipeline takes it; an error where its main argument is null."""
+    inputs = [name for name in phases.task.inputs if ARGUMENT + name in table.column_names]
+    values = [table[ARGUMENT + name] for name in inputs]
+    items: list[Item | RowError] = []
+    for row, options in enumerate(_options(table, phases)):
+        cells = [_cell(column[row]) for column in values]
+        if cells[0] is None:
+            items.append(RowError("read", "ValueError", f"the row has no {inputs[0]}"))
+            continue
+        given = {name: cell for name, cell in zip(inputs, cells, strict=True) if cell is not None}
+        items.append(Item(given if len(given) > 1 else cells[0], options))
+    return items
+
+
+def _options(table: pa.Table, phases: Phases) -> list[Mapping[str, object]]:
+    """Each row's own call arguments: those columns that are not part of the item and not null."""
+    names = [name for name in table.column_names if name.startswith(ARGUMENT)]
+    names = [name for name in names if name.removeprefix(ARGUMENT) not in phases.task.inputs]
+    if not names:
+        return [{}] * table.num_rows
+    rows = table.select(names).to_pylist()
+    return [{name.removeprefix(ARGUMENT): value for name, value in row.items() if value is not None} for row in rows]
+
+
+def _cell(value: pa.Scalar) -> object:
+    """A cell as Python sees it; large binaries stay in Arrow's memory."""
+    if not value.is_valid:
+        return None
+    if isinstance(value, pa.StructScalar):
+        return {name: _cell(inner) for name, inner in value.items()}
+    if isinstance(value, (pa.BinaryScalar, pa.LargeBinaryScalar)):
+        return value.as_buffer()
+    return value.as_py()
+
+
+def _carried(table: pa.Table, phases: Phases | None = None) -> pa.Table:
+    """Key, id, source and kept columns; with `phases` also the call arguments that later phases need."""
+    names = [name for name in table.column_names if name in (KEY, ID, SOURCE) or name.startswith(KEEP)]
+    if phases is not None:
+        inputs = [ARGUMENT + name for name in phases.task.inputs]
+        names += [name for name in table.column_names if name.startswith(ARGUMENT) and name not in inputs]
+    return table.select(names)
+
+
+def _segment(number: int, count: int, parts: list[Part] | None, error: RowError | None, meter: Meter) -> Row:
+    encoded = None if parts is None else encode(parts)
+    return {"segment": number, "segments": count, "parts": encoded, "error": error, "meter": meter}
+
+
+def _size(parts: Sequence[Part]) -> int:
+    return sum(part.cost for part in parts) * 4
+
+
+def _segment_table(carried: pa.Table, rows: Sequence[Row]) -> pa.Table:
+    table = carried.take(pa.array([row["index"] for row in rows], pa.int64()))
+    return _with(
+        table,
+        segment=pa.array([row["segment"] for row in rows], pa.int32()),
+        segments=pa.array([row["segments"] for row in rows], pa.int32()),
+        parts=pa.array([row["parts"] for row in rows], pa.large_binary()),
+        error=_error_array([row["error"] for row in rows]),  # type: ignore[misc]
+        meter=_meter_array([row["meter"] for row in rows]),  # type: ignore[misc]
+    )
+
+
+def _joined(rows: Sequence[Row]) -> Row:
+    outputs = [output for row in rows for output in decode(row["outputs"])]  # type: ignore[arg-type,attr-defined]
+    meter = Meter()
+    for row in rows:
+        meter.add(Meter(**row["meter"]))  # type: ignore[arg-type]
+    return {**rows[0], "segments": 1, "outputs": encode(outputs), "meter": meter.values()}
+
+
+def _account(outcomes: Sequence[Outcome], waited: float) -> None:
+    if outcomes:
+        outcomes[0].meter.add(Meter(waiting_s=waited, peak_bytes=peak_bytes()))
+
+
+def _results(carried: pa.Table, outcomes: Sequence[Outcome], schema: pa.DataType) -> pa.Table:
+    try:
+        predictions = to_arrow([outcome.prediction for outcome in outcomes], schema)
+    except RowError:
+        # One that does not fit its type must not take its block with it.
+        for outcome in outcomes:
+            _check(outcome, schema)
+        predictions = to_arrow([outcome.prediction for outcome in outcomes], schema)
+    return _with(
+        carried,
+        prediction=predictions,
+        error=_error_array([outcome.error for outcome in outcomes]),
+        meter=_meter_array([outcome.meter for outcome in outcomes]),
+    )
+
+
+def _check(outcome: Outcome, schema: pa.DataType) -> None:
+    try:
+        to_arrow([outcome.prediction], schema)
+    except RowError as error:
+        outcome.prediction, outcome.error = None, error
+
+
+def _errors(table: pa.Table) -> list[RowError | None]:
+    rows = table["error"].to_pylist()
+    return [RowError(row["stage"], row["type"], row["message"]) if row else None for row in rows]
+
+
+def _error_array(errors: Sequence[RowError | None]) -> pa.Array:
+    rows = [
+        {"stage": error.stage, "type": error.kind, "message": str(error), "attempts": 1} if error else None
+        for error in errors
+    ]
+    return pa.array(rows, ERROR)
+
+
+def _meters(table: pa.Table) -> list[Meter]:
+    return [Meter(**row) for row in table["meter"].to_pylist()]
+
+
+def _meter_array(meters: Sequence[Meter]) -> pa.Array:
+    return pa.array([meter.values() for meter in meters], METER)
+
+
+def _with(table: pa.Table, **columns: pa.Array) -> pa.Table:
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table

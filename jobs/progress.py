@@ -1,0 +1,84 @@
+"""Counts of written rows while a job runs, and the line that shows them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+
+import ray
+
+
+@dataclass(frozen=True)
+class Count:
+    """Rows written so far in this run."""
+
+    ok: int = 0
+    failed: int = 0
+
+    @property
+    def done(self) -> int:
+        """Written, well or not."""
+        return self.ok + self.failed
+
+
+@ray.remote(num_cpus=0)
+class Tally:
+    """Adds up what the write tasks report. For showing only: a task that Ray repeats counts twice."""
+
+    def __init__(self) -> None:
+        self._ok = self._failed = 0
+
+    def add(self, ok: int, failed: int) -> None:
+        """Rows of one write task."""
+        self._ok += ok
+        self._failed += failed
+
+    def count(self) -> Count:
+        """The sums."""
+        return Count(self._ok, self._failed)
+
+
+class ProgressLine:
+    """Shows a job's progress: one line that changes on a terminal, one line per interval elsewhere."""
+
+    def __init__(self, total: int, interval_s: float | None = None) -> None:
+        """`total` rows are to be done in this run."""
+        self._total, self._terminal = total, sys.stdout.isatty()
+        self._interval = interval_s if interval_s is not None else (0.5 if self._terminal else 10.0)
+        self._started = self._shown = time.monotonic()
+        self._first: float | None = None  # when the first rows came, and how many they were
+        self._ahead = 0
+
+    def show(self, count: Count) -> None:
+        """Prints, if the interval is over."""
+        now = time.monotonic()
+        if self._first is None and count.done:
+            self._first, self._ahead = now, count.done
+        if now - self._shown < self._interval:
+            return
+        self._shown = now
+        end = "" if self._terminal else "\n"
+        print(("\r\x1b[K" if self._terminal else "") + self.line(count, now), end=end, flush=True)
+
+    def close(self) -> None:
+        """Clears the line on a terminal."""
+        if self._terminal:
+            print("\r\x1b[K", end="", flush=True)
+
+    def line(self, count: Count, now: float) -> str:
+        """`done/total rows, rows/s, failed, time left`; rates are counted from the first written rows."""
+        if self._first is None:
+            return f"{count.done}/{self._total} rows, starting ({now - self._started:.0f} s)"
+        elapsed = now - self._first
+        rate = (count.done - self._ahead) / elapsed if elapsed > 0 else 0.0
+        left = f", {_duration((self._total - count.done) / rate)} left" if rate > 0 else ""
+        return f"{count.done}/{self._total} rows, {rate:.1f} rows/s, {count.failed} failed{left}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

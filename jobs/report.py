@@ -1,0 +1,93 @@
+"""A job's summary as a table for the terminal and as report.html."""
+
+from __future__ import annotations
+
+import html
+import json
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from pipelines.config import JobConfig
+from pipelines.errors import InputError
+
+if TYPE_CHECKING:
+    from jobs.resources import Plan
+
+Summary = Mapping[str, object]
+Rows = list[tuple[str, str]]
+
+
+def table(summary: Summary, output: str) -> str:
+    """The closing table of a run."""
+    rows = [*figures(summary), ("output", output), ("report", f"{output}/_dray/report.html")]
+    return _aligned(rows)
+
+
+def plan_table(plan: Plan, rows: int, left: int) -> str:
+    """What `dray plan` prints."""
+    lines: Rows = [("rows", f"{rows:,}, of which {left:,} are left to do"), ("layout", plan.layout)]
+    names = ("model", "preprocess", "postprocess", "gather")
+    for name, pool in zip(names, (plan.model, plan.preprocess, plan.postprocess, plan.gather), strict=True):
+        if pool is not None:
+            gpus = f" and {pool.gpus:g} GPUs" if pool.gpus else ""
+            lines.append((f"{name} actors", f"{pool.actors} of {pool.cpus:g} CPUs{gpus}"))
+    lines += [("threads", f"{plan.threads} per model actor"), ("block", f"{plan.block_rows:,} rows")]
+    return _aligned(lines)
+
+
+def _aligned(rows: Rows) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def figures(summary: Summary) -> Rows:
+    """(name, value) pairs of what a user asks first."""
+    number = cast("Mapping[str, float]", summary)
+    counts = f"{number['rows_ok']:,} ok, {number['rows_failed']:,} failed, {number['rows_skipped']:,} finished earlier"
+    rows = [
+        ("rows", f"{number['rows_in']:,}: {counts}"),
+        ("time", f"{number['seconds']:.1f} s, {number['rows_per_second']:.1f} rows/s"),
+    ]
+    if number["audio_seconds"]:
+        speed = number["audio_seconds"] / number["seconds"]
+        rows.append(("audio", f"{number['audio_seconds']:,.0f} s, {speed:.1f} seconds of audio per second"))
+    return [
+        *rows,
+        ("padding", f"{number['padding_efficiency']:.1%} of what the model computed was data"),
+        ("memory", f"{number['peak_memory_bytes'] / (1 << 20):,.0f} MiB in the largest worker"),
+    ]
+
+
+def render(summary: Summary, config: JobConfig) -> str:
+    """report.html: one page, nothing loaded from elsewhere."""
+    page = string.Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    phases = cast("Mapping[str, float]", summary["seconds_by_phase"])
+    longest = max([*phases.values(), 1e-9])
+    bars = "".join(
+        f"<tr><th>{html.escape(name)}</th><td><meter max='{longest}' value='{value}'></meter> {value:.2f} s</td></tr>"
+        for name, value in phases.items()
+    )
+    secret = {"input": {"storage_options"}, "output": {"storage_options"}}
+    return page.substitute(
+        title=html.escape(f"{config.task or 'job'} with {config.model}"),
+        figures="".join(
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in figures(summary)
+        ),
+        phases=bars,
+        config=html.escape(config.model_dump_json(indent=2, exclude=secret)),
+        summary=html.escape(json.dumps(summary, indent=2)),
+    )
+
+
+def write_again(config: JobConfig) -> str:
+    """Renders the report of the last run anew. Returns where it lies. Raises InputError where there was no run."""
+    from jobs.run import REPORT, SUMMARY, output_folder
+
+    folder = output_folder(config)
+    summary = folder.read(SUMMARY)
+    if summary is None:
+        raise InputError(f"output.path: {folder.url} holds no summary; run the job first")
+    folder.write(REPORT, render(json.loads(summary), config))
+    return f"{folder.url}/{REPORT}"

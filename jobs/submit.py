@@ -1,0 +1,55 @@
+"""`dray submit`: this folder as the working directory of a Ray job, and its log on this terminal."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Sequence
+
+from jobs.storage import reason
+from pipelines.config import load_config
+from pipelines.errors import ConfigError, UsageError
+
+
+def submit(config: str, overrides: Sequence[str], fresh: bool, address: str, wait: bool) -> int:
+    """Submits `python -m jobs.run CONFIG` to the cluster whose dashboard is at `address`.
+
+    Args:
+        config: path of the YAML file, inside the current directory, which is sent along.
+        overrides: as --set takes them.
+        fresh: as for run.
+        address: "http://host:8265".
+        wait: show the job's log until it ends.
+
+    Returns:
+        0 if the job succeeded or was only submitted, 1 if it failed.
+
+    Raises:
+        UsageError: the config is wrong or outside the current directory, or nothing answers at the address.
+    """
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    load_config(config, overrides)
+    relative = os.path.relpath(config)
+    if relative.startswith(".."):
+        raise ConfigError(f"{config} lies outside the current directory, which is what the cluster is sent")
+    words = ["python", "-m", "jobs.run", relative, *(["--fresh"] if fresh else [])]
+    words += [word for override in overrides for word in ("--set", override)]
+    try:
+        client = JobSubmissionClient(address)
+        job = client.submit_job(entrypoint=shlex.join(words), runtime_env={"working_dir": "."})
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UsageError(f"--address: cannot submit to {address}: {reason(error)}") from None
+    print(f"submitted {job}", flush=True)
+    if not wait:
+        return 0
+    shown = 0
+    while True:
+        status = client.get_job_status(job)
+        log = client.get_job_logs(job)
+        print(log[shown:], end="", flush=True)
+        shown = len(log)
+        if status.is_terminal():
+            return 0 if status is JobStatus.SUCCEEDED else 1
+        time.sleep(1)
