@@ -269,7 +269,7 @@ def _cell(value: pa.Scalar) -> object:
         return None
     if isinstance(value, pa.StructScalar):
         return {name: _cell(inner) for name, inner in value.items()}
-    if isinstance(value, (pa.BinaryScalar, pa.LargeBinaryScalar)):
+    if pa.types.is_binary(value.type) or pa.types.is_large_binary(value.type):
         return value.as_buffer()
     return value.as_py()
 

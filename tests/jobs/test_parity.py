@@ -1,0 +1,106 @@
+"""The result is transformers' result: `pipeline(...)(item, **parameters)`, one by one, for every layout and batch size."""
+
+import functools
+import warnings
+
+import builders
+import numpy as np
+import pyarrow as pa
+import pytest
+from comparing import differences
+from transformers import pipeline
+
+from jobs.operators import Forward, Fused, Gather, Postprocess, Preprocess, Worker
+from jobs.read import ARGUMENT, ID, KEY, READ_S, SOURCE
+from pipelines.config import parse_config
+
+warnings.simplefilter("ignore")
+
+LENGTHS = (3.0, 0.4, 21.7, 8.0, 5.1, 12.3)  # seconds; at chunks of 5 s one of them has seven parts
+
+
+def recordings() -> list[np.ndarray]:
+    return [builders.sound(seconds, seed) for seed, seconds in enumerate(LENGTHS)]
+
+
+def text_items() -> list[str]:
+    return [*builders.texts(9, seed=3), "the", ""]
+
+
+CHUNKS = {"chunk_length_s": 5, "stride_length_s": 1}
+WHISPER = {"chunk_length_s": 10, "generate_kwargs": {"max_new_tokens": 24}}
+CASES = {
+    "ctc": ("automatic-speech-recognition", "ctc", CHUNKS),
+    "ctc-words": ("automatic-speech-recognition", "ctc", {**CHUNKS, "return_timestamps": "word"}),
+    "ctc-chars": ("automatic-speech-recognition", "ctc", {"chunk_length_s": 4, "return_timestamps": "char"}),
+    "ctc-uneven-stride": ("automatic-speech-recognition", "ctc", {"chunk_length_s": 5, "stride_length_s": [2, 0.5]}),
+    "ctc-whole": ("automatic-speech-recognition", "ctc", {}),
+    "ctc-group-norm": ("automatic-speech-recognition", "ctc__group", {**CHUNKS, "return_timestamps": "word"}),
+    "ctc-group-norm-whole": ("automatic-speech-recognition", "ctc__group", {}),
+    "whisper": ("automatic-speech-recognition", "whisper", WHISPER),
+    "whisper-segments": ("automatic-speech-recognition", "whisper", {**WHISPER, "return_timestamps": True}),
+    "whisper-words": ("automatic-speech-recognition", "whisper", {**WHISPER, "return_timestamps": "word"}),
+    "text-classification": ("text-classification", "text_classifier", {}),
+    "text-classification-all": ("sentiment-analysis", "text_classifier", {"top_k": None}),
+    "text-classification-sigmoid": ("text-classification", "text_classifier", {"function_to_apply": "sigmoid", "top_k": 2}),
+    "zero-shot": ("zero-shot-classification", "entailment", {"candidate_labels": ["water", "time", "people"]}),
+    "zero-shot-multi": (
+        "zero-shot-classification",
+        "entailment",
+        {"candidate_labels": "water, time", "multi_label": True, "hypothesis_template": "about {}"},
+    ),
+    "features": ("feature-extraction", "text_encoder", {"truncation": True}),
+}
+
+
+@functools.cache
+def reference(case: str, model: str) -> list[object]:
+    task, _, parameters = CASES[case]
+    pipe = pipeline(task, model=model)
+    items = recordings() if "speech" in task else [text for text in text_items() if text or "zero" not in case]
+    return [pipe(item.copy() if isinstance(item, np.ndarray) else item, **parameters) for item in items]
+
+
+def table_of(task: str, case: str) -> pa.Table:
+    if "speech" in task:
+        cells = pa.array([{"array": item, "sampling_rate": builders.RATE} for item in recordings()])
+        argument = "audio"
+    else:
+        cells = pa.array([text for text in text_items() if text or "zero" not in case])
+        argument = "text"
+    rows = len(cells)
+    fixed = {KEY: pa.array(range(rows), pa.uint64()), ID: pa.array(range(rows)), SOURCE: pa.array(["x"] * rows)}
+    return pa.table({**fixed, READ_S: pa.array([0.0] * rows), ARGUMENT + argument: cells})
+
+
+def fused(worker: Worker, table: pa.Table) -> pa.Table:
+    return Fused(worker)(table)
+
+
+def staged(worker: Worker, table: pa.Table) -> pa.Table:
+    """The staged operators one after the other; segments reach Gather out of order, and twice."""
+    segments = pa.concat_tables(Preprocess(worker)(table))
+    outputs = Forward(worker)(segments)
+    gather = Gather()
+    backwards = outputs.take(list(reversed(range(outputs.num_rows))))
+    halves = [backwards.slice(0, 3), backwards.slice(0, 5), backwards.slice(3)]
+    gathered = pa.concat_tables([gather(half) for half in halves])
+    unique = {row[KEY]: row for row in gathered.to_pylist()}
+    return Postprocess(worker)(pa.Table.from_pylist(list(unique.values()), gathered.schema)).sort_by(KEY)
+
+
+@pytest.mark.parametrize("batch", [1, 3, "auto"])
+@pytest.mark.parametrize("layout", [fused, staged])
+@pytest.mark.parametrize("case", CASES)
+def test_operators_give_the_librarys_result(models, case, layout, batch, monkeypatch):
+    monkeypatch.setattr("jobs.operators.SEGMENT_PARTS", 2)  # long items become several rows
+    task, model, parameters = CASES[case]
+    folder = getattr(models, model)
+    raw = {"task": task, "model": folder, "parameters": parameters, "engine": {"batch": batch}}
+    config = parse_config({**raw, "input": {"path": "-"}, "output": {"path": "-"}})
+    result = layout(Worker(config, threads=1, accelerator=False), table_of(task, case))
+    assert [error for error in result["error"].to_pylist() if error] == []
+    expected = reference(case, folder)
+    assert len(result) == len(expected)
+    found = [d for got, want in zip(result["prediction"].to_pylist(), expected, strict=True) for d in differences(got, want)]
+    assert not found

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from pipelines.batching import Limits, Part, bisect, pack
+
+
+def parts(costs, group=None):
+    return [Part({}, int(cost), group=group) for cost in costs]
+
+
+def test_every_part_is_in_one_batch_and_batches_keep_to_the_budget():
+    costs = np.random.default_rng(0).lognormal(4, 1, 500).astype(int) + 1
+    batches = pack(parts(costs), Limits.budget(1000))
+    assert sorted(index for batch in batches for index in batch) == list(range(500))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(costs[batch]) <= 1000
+
+
+def test_packing_pads_little():
+    costs = np.random.default_rng(0).lognormal(np.log(39), 0.8, 2048).astype(int) + 1
+    batches = pack(parts(costs), Limits.budget(1024))
+    padded = sum(len(batch) * max(costs[batch]) for batch in batches)
+    assert costs.sum() / padded > 0.95
+
+
+def test_a_fixed_batch_size_counts_parts():
+    assert [len(batch) for batch in pack(parts([5, 1, 3, 9, 2]), Limits.fixed(2))] == [2, 2, 1]
+
+
+def test_groups_do_not_mix():
+    mixed = parts([4, 4, 4], "a") + parts([4, 4], "b")
+    assert sorted(map(sorted, pack(mixed, Limits.fixed(10)))) == [[0, 1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("culprits", [{3}, {0, 63}, {10, 11, 40}])
+def test_bisecting_finds_the_culprits_in_few_runs(culprits):
+    runs, good, bad = [], set(), set()
+
+    def run(batch):
+        runs.append(len(batch))
+        if culprits & set(batch):
+            raise ValueError("poison")
+        good.update(batch)
+
+    bisect(range(64), run, lambda index, error: bad.add(index), lambda batch: pytest.fail("not out of memory"))
+    assert bad == culprits
+    assert good == set(range(64)) - culprits
+    assert len(runs) <= 1 + 2 * len(culprits) * 6
+
+
+def test_out_of_memory_lowers_the_limits_and_loses_nothing():
+    limits, done = Limits.budget(64 * 10), []
+
+    def run(batch):
+        if len(batch) > 5:
+            raise MemoryError
+        done.extend(batch)
+
+    queue = parts([10] * 64)
+    for batch in pack(queue, limits):
+        bisect(batch, run, lambda index, error: pytest.fail("no row is to blame"), lambda b: limits.lower(len(b), 10))
+    assert sorted(done) == list(range(64))
+    assert limits.room(10) <= 5
+    assert all(len(batch) <= 5 for batch in pack(queue, limits))
