@@ -92,11 +92,10 @@ def split(outputs: object, count: int) -> list[Output]:
     if not isinstance(outputs, dict):
         raise TypeError(f"the model's output is a {type(outputs).__name__}, which cannot be split into items")
     if count == 1:
-        return [dict(outputs)]
-    return [
-        {key: _row(value, index) for key, value in outputs.items() if key != "past_key_values"}
-        for index in range(count)
-    ]
+        return [outputs]
+    kept = [key for key in outputs if key != "past_key_values"]
+    # The class stays, for postprocessing may ask a ModelOutput for its first field.
+    return [type(outputs)({key: _row(outputs[key], index) for key in kept}) for index in range(count)]
 
 
 def _row(value: object, index: int) -> object:

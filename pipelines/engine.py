@@ -139,7 +139,8 @@ def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: M
     """The prediction. Raises RowError where postprocessing fails."""
     started = time.perf_counter()
     for output in outputs:
-        output.pop("is_last", None)
+        if "is_last" in output:
+            del output["is_last"]
     try:
         return phases.postprocess(outputs, item.options)
     except Exception as error:  # whatever the pipeline makes of this row's outputs

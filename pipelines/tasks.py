@@ -89,8 +89,8 @@ def _trim_tokens(pipe: Pipeline, inputs: Mapping[str, torch.Tensor], output: dic
     """Cuts the first tensor, (1, tokens, ...), to the tokens of this item."""
     key, length = next(iter(output)), inputs["input_ids"].shape[1]
     states: torch.Tensor = output[key]  # type: ignore[assignment]
-    own = states[:, -length:] if pipe.tokenizer.padding_side == "left" else states[:, :length]
-    return {**output, key: own}
+    output[key] = states[:, -length:] if pipe.tokenizer.padding_side == "left" else states[:, :length]
+    return output
 
 
 TASKS = {
