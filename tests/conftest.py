@@ -1,7 +1,14 @@
 """Fixtures that are made once: tiny models, and one Ray for all tests."""
 
 import os
-from collections.abc import Iterator
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import builders
@@ -43,11 +50,68 @@ def bundled() -> str:
     return str(ROOT / "demo" / "model")
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A running Ray cluster: the address drivers connect to, and its dashboard for job submission."""
+
+    address: str
+    dashboard: str
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """Two logical CPUs, whatever the machine has."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """`ray start --head` with two logical CPUs, stopped at the end. Ports are free ones, so it can share its host."""
+    gcs, dashboard = free_port(), free_port()
+    log = tmp_path_factory.mktemp("ray") / "head.log"
+    command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={gcs}", f"--dashboard-port={dashboard}"]
+    command += [f"--dashboard-agent-listen-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0"]
+    executable = Path(sys.executable).parent / "ray"
+    with log.open("w") as output:
+        process = subprocess.Popen([str(executable), *command[1:]], stdout=output, stderr=output, cwd=log.parent)
+    try:
+        _wait_for(dashboard, process, log)
+        yield Cluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/version", timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    pytest.fail(f"ray start did not come up: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def ray_session(cluster: Cluster) -> Iterator[None]:
+    """This process, connected to the cluster."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def dray(cluster: Cluster) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the `dray` command, against the cluster where it runs a job."""
+
+    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "jobs.cli", *arguments]
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240, **options)
+
+    return run
