@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import builders
+import psutil
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -78,8 +79,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         _wait_for(dashboard, process, log)
         yield Cluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}")
     finally:
+        started = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        _, alive = psutil.wait_procs([psutil.Process(process.pid), *started], timeout=5)
+        for leftover in alive:
+            leftover.kill()
+        process.wait(10)
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,0 +1,61 @@
+import pytest
+
+from jobs.resources import Node, Work, block_rows, make_plan
+from pipelines.config import EngineConfig
+from pipelines.errors import ConfigError
+
+GIB = 1 << 30
+SMALL = Work(rows=10_000, row_flops=1e8, weight_bytes=4 << 20, fans_out=True)
+
+
+def nodes(cpus: float, gpus: float = 0, count: int = 1) -> list[Node]:
+    return [Node(cpus, gpus, 4 * GIB * max(1, cpus))] * count
+
+
+@pytest.mark.parametrize("layout", ["fused", "staged"])
+@pytest.mark.parametrize("actors", ["auto", 1, 2])
+@pytest.mark.parametrize("gpus", [0, 1, 8])
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 7, 16, 64])
+def test_every_operator_has_room_to_run_at_once(cpus, gpus, actors, layout):
+    plan = make_plan(nodes(cpus, gpus), EngineConfig(layout=layout, actors=actors), SMALL)
+    assert plan.cpus <= cpus
+    assert sum(pool.actors * pool.gpus for pool in plan.pools) <= max(gpus, 0) or plan.model.actors == actors
+    assert all(pool.cpus <= cpus for pool in plan.pools)
+    if not plan.model.gpus:
+        assert plan.threads * plan.model.actors <= max(cpus, plan.model.actors)
+
+
+def test_a_cluster_of_small_nodes_never_asks_for_more_than_one_node_has():
+    plan = make_plan(nodes(2, count=8), EngineConfig(), SMALL)
+    assert plan.model.actors > 2
+    assert all(pool.cpus <= 2 for pool in plan.pools)
+
+
+def test_layouts():
+    assert make_plan(nodes(8), EngineConfig(), SMALL).layout == "fused"
+    on_gpu = make_plan(nodes(8, 2), EngineConfig(), SMALL)
+    assert on_gpu.layout == "staged"
+    assert (on_gpu.model.actors, on_gpu.model.gpus) == (2, 1.0)
+    assert on_gpu.preprocess is not None
+    assert on_gpu.preprocess.actors == 5
+    assert make_plan(nodes(8, 2), EngineConfig(device="cpu"), SMALL).model.gpus == 0
+
+
+def test_little_work_starts_few_actors_and_memory_bounds_them():
+    assert make_plan(nodes(16), EngineConfig(), Work(8, 1e6, 1 << 20, False)).model.actors == 1
+    large = Work(10**6, 1e12, 20 * GIB, False)
+    assert make_plan([Node(16, 0, 100 * GIB)], EngineConfig(), large).model.actors == 2
+    with pytest.raises(ConfigError, match="no node has the memory for one copy of the model"):
+        make_plan([Node(16, 0, 16 * GIB)], EngineConfig(), large)
+
+
+def test_a_cluster_without_cpus_is_refused():
+    with pytest.raises(ConfigError, match="no CPUs"):
+        make_plan([Node(0, 1, GIB)], EngineConfig(), SMALL)
+
+
+def test_blocks_are_seconds_of_work_and_keep_every_actor_busy():
+    million = Work(10**6, 2e8, 1 << 20, False)
+    assert block_rows(million, 2e10, 8) == pytest.approx(4 / (0.01 + 5e-4), abs=1)
+    assert block_rows(Work(80, 2e6, 1, False), 2e10, 2) == 10
+    assert block_rows(Work(5, 1e15, 1, False), 2e10, 2) == 1
