@@ -107,7 +107,7 @@ class Preprocess:
         for index, (item, read_s) in enumerate(
             zip(_items(table, self._phases), table[READ_S].to_pylist(), strict=True)
         ):
-            for segment in self._segments(item, Meter(read_s=read_s)):
+            for segment in self._segments(item, Meter(read_s=read_s, peak_bytes=peak_bytes())):
                 held.append({"index": index, **segment})
                 held_bytes += len(segment["parts"] or b"")  # type: ignore[arg-type]
                 if held_bytes > YIELD_BYTES:

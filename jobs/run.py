@@ -111,7 +111,7 @@ def connected(address: str | None) -> Iterator[None]:
     # Ray's C++ core warns of every actor pool that its arguments could be lost; that belongs in no user's terminal.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers inherit it; threads are planned, not taken
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says of an error, the job's own message says
     ours = not ray.is_initialized()
     if ours:
         try:

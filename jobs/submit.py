@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 
+from jobs.run import output_folder
 from jobs.storage import reason
 from pipelines.config import load_config
 from pipelines.errors import ConfigError, UsageError
@@ -30,12 +32,19 @@ def submit(config: str, overrides: Sequence[str], fresh: bool, address: str, wai
     """
     from ray.job_submission import JobStatus, JobSubmissionClient
 
-    load_config(config, overrides)
+    output = output_folder(load_config(config, overrides))
+    if output.is_local and not os.path.isabs(output.url):
+        print(
+            f"dray: output.path {output.url} is relative: on the cluster it lies in the job's working directory, which Ray "
+            "deletes in time; set an absolute path or a bucket to keep it",
+            file=sys.stderr,
+        )
     relative = os.path.relpath(config)
     if relative.startswith(".."):
         raise ConfigError(f"{config} lies outside the current directory, which is what the cluster is sent")
     words = ["python", "-m", "jobs.run", relative, *(["--fresh"] if fresh else [])]
     words += [word for override in overrides for word in ("--set", override)]
+    os.environ.pop("RAY_ADDRESS", None)  # Ray would prefer it to the address given here
     try:
         client = JobSubmissionClient(address)
         job = client.submit_job(entrypoint=shlex.join(words), runtime_env={"working_dir": "."})

@@ -1,0 +1,112 @@
+"""Where it runs: an existing cluster, a submitted job, in-process Ray of any size; and what interruptions do."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import builders
+import pytest
+import yaml
+from conftest import ROOT
+from test_job import rows_of, text_job, write_texts
+
+
+def write_config(models, folder: Path, **changes: object) -> str:
+    (folder / "job.yaml").write_text(yaml.safe_dump(text_job(models, folder, **changes)))
+    return str(folder / "job.yaml")
+
+
+def test_run_against_a_started_cluster(dray, models, tmp_path):
+    write_texts(tmp_path / "in", builders.texts(40), 2)
+    done = dray("run", write_config(models, tmp_path), "--set", "engine.batch=4")
+    assert done.returncode == 0, done.stderr
+    assert "40: 40 ok, 0 failed, 0 finished earlier" in done.stdout
+    assert str(tmp_path / "out/_dray/report.html") in done.stdout
+    assert done.stderr == ""
+    assert len(rows_of(tmp_path / "out")) == 40
+    planned = dray("plan", write_config(models, tmp_path))
+    assert "layout        fused" in planned.stdout
+
+
+def test_submitted_job(cluster, dray, tmp_path):
+    """The bundled demo through `ray job submit --working-dir .` and through `dray submit`."""
+    entry = f"python -m jobs.run configs/demo.yaml --set output.path={tmp_path}/a"
+    ray = str(Path(sys.executable).parent / "ray")
+    command = [ray, "job", "submit", "--address", cluster.dashboard, "--working-dir", ".", "--", *entry.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(rows_of(tmp_path / "a")) == 50
+    override = f"output.path={tmp_path}/b"
+    done = dray("submit", "configs/demo.yaml", "--address", cluster.dashboard, "--set", override)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "50: 50 ok, 0 failed" in done.stdout
+    assert len(rows_of(tmp_path / "b")) == 50
+
+
+def test_submitting_to_nobody(dray):
+    done = dray("submit", "configs/demo.yaml", "--address", "http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert "dray: --address: cannot submit to http://127.0.0.1:9" in done.stderr
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_job_is_continued(cluster, dray, models, tmp_path, blow):
+    write_texts(tmp_path / "in", builders.texts(1500), 3)
+    config = write_config(models, tmp_path, engine={"batch": 1})
+    command = [sys.executable, "-m", "jobs.cli", "run", config]
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    checkpoint = tmp_path / "out/_dray/checkpoint"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None and len(list(checkpoint.glob("*.parquet"))) < 3:
+        time.sleep(0.02)
+    process.send_signal(blow)
+    _, error = process.communicate(timeout=60)
+    if blow == signal.SIGINT:
+        assert process.returncode == 1
+        assert "dray: interrupted; the same command continues" in error
+        assert "Traceback" not in error
+    time.sleep(1)
+    before = len(rows_of(tmp_path / "out"))
+    done = dray("run", config)
+    assert done.returncode == 0, done.stderr
+    ids = Counter(row["id"] for row in rows_of(tmp_path / "out"))
+    assert len(ids) == 1500
+    assert set(ids.values()) == {1}
+    assert before > 0
+    assert "1,500" in done.stdout
+    assert "0 finished earlier" not in done.stdout.replace("500 finished", "")
+
+
+LOCAL = """
+import sys, ray
+from jobs.run import run
+from pipelines.config import load_config
+ray.init(address="local", num_cpus=int(sys.argv[2]), num_gpus=int(sys.argv[3]), include_dashboard=False, log_to_driver=False)
+summary = run(load_config(sys.argv[1]))
+assert (summary["rows_ok"], summary["rows_in"]) == (150, 150), summary
+print(summary["plan"]["layout"], summary["plan"]["model"]["actors"], summary["plan"]["model"]["gpus"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "engine", "expected"),
+    [
+        (1, 0, {}, "fused 1 0.0"),
+        (1, 0, {"layout": "staged"}, "staged 1 0.0"),
+        (2, 1, {}, "staged 1 1.0"),
+        (16, 0, {"layout": "fused", "actors": 4}, "fused 4 0.0"),
+    ],
+)
+def test_progress_on_clusters_of_any_size(models, tmp_path, cpus, gpus, engine, expected):
+    write_texts(tmp_path / "in", builders.texts(150), 3)
+    config = write_config(models, tmp_path, engine=engine)
+    command = [sys.executable, "-c", LOCAL, config, str(cpus), str(gpus)]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=200, env=environment)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert expected in done.stdout
