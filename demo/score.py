@@ -29,7 +29,9 @@ def main() -> None:
         print(f"  {row['id']}  {row['seconds']:6.1f} s  {text if len(text) <= WIDTH else text[:WIDTH] + '...'}{errors}")
     summary = cast("dict[str, float]", json.loads(folder.read(SUMMARY) or b"{}"))
     print(f"\n  word error rate  {jiwer.wer(said, heard):.3f} over {sum(len(text.split()) for text in said):,} words")
-    print(f"  speed            {summary['audio_seconds'] / summary['seconds']:.1f} seconds of audio per second, start-up included")
+    print(
+        f"  speed            {summary['audio_seconds'] / summary['seconds']:.1f} seconds of audio per second, start-up included"
+    )
     print(f"  output           {folder.path}/data, {folder.path}/subtitles\n  report           {folder.path}/{REPORT}")
 
 

@@ -131,7 +131,10 @@ def test_speech_with_damaged_recordings(models, tmp_path, layout):
     sounds = {f"r{seed}": builders.sound(seconds, seed) for seed, seconds in enumerate((3, 95, 1.2, 40, 6))}
     flac = sound_bytes(sounds["r0"])
     cells = {name: {"bytes": sound_bytes(samples), "path": f"{name}.flac"} for name, samples in sounds.items()}
-    cells |= {"noise": {"bytes": b"RIFF" + bytes(50), "path": None}, "cut": {"bytes": flac[: len(flac) // 3], "path": None}}
+    cells |= {
+        "noise": {"bytes": b"RIFF" + bytes(50), "path": None},
+        "cut": {"bytes": flac[: len(flac) // 3], "path": None},
+    }
     cells["none"] = None
     rows = pa.table({"name": list(cells), "sound": list(cells.values())})
     pq.write_table(rows, tmp_path / "in.parquet")
@@ -161,6 +164,8 @@ def test_speech_with_damaged_recordings(models, tmp_path, layout):
 
 def test_too_many_failed_rows_stop_the_job(models, tmp_path):
     pq.write_table(pa.table({"text": ["water", None, None, "time"]}), tmp_path / "in.parquet")
-    raw = text_job(models, tmp_path, input={"path": str(tmp_path / "in.parquet")}, output={"path": str(tmp_path / "out")})
+    raw = text_job(
+        models, tmp_path, input={"path": str(tmp_path / "in.parquet")}, output={"path": str(tmp_path / "out")}
+    )
     with pytest.raises(JobError, match="2 of 4 rows failed, more than errors.max_failed_fraction = 0.05 allows"):
         run(parse_config(raw))

@@ -42,7 +42,11 @@ CASES = {
     "whisper-words": ("automatic-speech-recognition", "whisper", {**WHISPER, "return_timestamps": "word"}),
     "text-classification": ("text-classification", "text_classifier", {}),
     "text-classification-all": ("sentiment-analysis", "text_classifier", {"top_k": None}),
-    "text-classification-sigmoid": ("text-classification", "text_classifier", {"function_to_apply": "sigmoid", "top_k": 2}),
+    "text-classification-sigmoid": (
+        "text-classification",
+        "text_classifier",
+        {"function_to_apply": "sigmoid", "top_k": 2},
+    ),
     "zero-shot": ("zero-shot-classification", "entailment", {"candidate_labels": ["water", "time", "people"]}),
     "zero-shot-multi": (
         "zero-shot-classification",
@@ -102,5 +106,7 @@ def test_operators_give_the_librarys_result(models, case, layout, batch, monkeyp
     assert [error for error in result["error"].to_pylist() if error] == []
     expected = reference(case, folder)
     assert len(result) == len(expected)
-    found = [d for got, want in zip(result["prediction"].to_pylist(), expected, strict=True) for d in differences(got, want)]
+    found = [
+        d for got, want in zip(result["prediction"].to_pylist(), expected, strict=True) for d in differences(got, want)
+    ]
     assert not found

@@ -1,0 +1,46 @@
+# make demo: environment, then the main job on the bundled speech. make test: environment, then the tests.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+BIN := .venv/bin
+export RAY_AUTH_MODE ?= disabled
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.PHONY: demo test check drill bench lock clean
+
+demo: .venv/ready
+	$(BIN)/python -m jobs.run configs/demo.yaml --fresh
+	$(BIN)/python -m demo.score configs/demo.yaml
+
+test: .venv/ready
+	$(BIN)/python -m pytest -q
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# What takes minutes and is not needed for every change.
+drill: .venv/ready
+	$(BIN)/python -m pytest -q -m slow
+
+bench: .venv/ready
+	$(BIN)/python -m tests.benchmarks.batch
+
+# torch first and pinned: a plain `torch` would bring several gigabytes of CUDA where a CPU build is at hand.
+.venv/ready: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.lock)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+# New exact versions, from an environment made only by pyproject.toml.
+lock:
+	rm -rf .venv && $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	{ head -1 requirements.lock; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > requirements.new
+	mv requirements.new requirements.lock
+
+clean:
+	rm -rf .venv output build dist *.egg-info

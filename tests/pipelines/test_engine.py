@@ -1,0 +1,126 @@
+"""What goes wrong with rows, and how parts find their way back; a stand-in for the model keeps it exact."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pipelines.batching import Limits, Part
+from pipelines.codec import decode, encode
+from pipelines.engine import Item, predict
+from pipelines.errors import RowError
+
+
+class Doubling:
+    """Items are lists of numbers, a part each; the model doubles; 13 makes it fail, 666 makes preprocessing fail."""
+
+    def __init__(self):
+        self.pipe = SimpleNamespace(tokenizer=None)
+        self.batches = []
+
+    def preprocess(self, item, options):
+        for number in item:
+            if number == 666:
+                raise UnicodeError("bad row")
+            yield Part({"x": number}, cost=number, seconds=1.0)
+
+    def forward(self, parts):
+        numbers = [part.inputs["x"] for part in parts]
+        self.batches.append(numbers)
+        if 13 in numbers:
+            raise ValueError("13 in the batch")
+        return [{"y": 2 * number} for number in numbers]
+
+    def postprocess(self, outputs, options):
+        if options.get("fail"):
+            raise KeyError("postprocess")
+        return [output["y"] for output in outputs]
+
+
+def run(items, limits=None):
+    phases = Doubling()
+    outcomes = predict(phases, [Item(item) for item in items], limits or Limits.budget(40), timeout_s=60)
+    return phases, outcomes
+
+
+def test_parts_of_many_items_share_batches_and_come_back_in_order():
+    items = [[i, i + 1, 2 * i + 1] for i in range(1, 400) if i not in (6, 12, 13)]
+    phases, outcomes = run(items)
+    assert [outcome.prediction for outcome in outcomes] == [[2 * n for n in item] for item in items]
+    assert any(len(batch) > 3 for batch in phases.batches)
+    assert all(outcome.meter.audio_seconds == 3 for outcome in outcomes)
+    assert sum(outcome.meter.elements for outcome in outcomes) == sum(map(sum, items))
+
+
+def test_a_bad_part_fails_its_item_alone():
+    items = [[1, 2], [3, 13, 4], [5], [666], [7, 666], [], [8]]
+    _, outcomes = run(items)
+    assert [outcome.prediction for outcome in outcomes] == [[2, 4], None, [10], None, None, None, [16]]
+    stages = [outcome.error and (outcome.error.stage, outcome.error.kind) for outcome in outcomes]
+    assert stages[1] == ("forward", "ValueError")
+    assert stages[3] == stages[4] == ("preprocess", "UnicodeError")
+    assert str(outcomes[5].error) == "the item gave the model no input"
+
+
+def test_postprocessing_may_fail_too():
+    outcomes = predict(Doubling(), [Item([1], {"fail": True}), Item([1])], Limits.fixed(4), timeout_s=60)
+    assert outcomes[0].error.stage == "postprocess"
+    assert outcomes[1].prediction == [2]
+
+
+def test_preprocessing_that_takes_too_long_fails_the_row():
+    class Slow(Doubling):
+        def preprocess(self, item, options):
+            for part in super().preprocess(item, options):
+                threading.Event().wait(0.02)
+                yield part
+
+    outcomes = predict(Slow(), [Item([1] * 50), Item([2])], Limits.fixed(4), timeout_s=0.2)
+    assert outcomes[0].error.kind == "TimeoutError"
+    assert "errors.timeout_s" in str(outcomes[0].error)
+    assert outcomes[1].prediction == [4]
+
+
+def test_an_endless_item_is_held_in_windows():
+    """At most two windows of parts exist at a time."""
+    alive, most = set(), [0]
+
+    class Counted(Doubling):
+        def preprocess(self, item, options):
+            for number in range(item[0]):
+                part = Part({"x": 1, "n": number}, cost=1)
+                alive.add(number)
+                most[0] = max(most[0], len(alive))
+                yield part
+
+        def forward(self, parts):
+            alive.difference_update(part.inputs["n"] for part in parts)
+            return super().forward(parts)
+
+    (outcome,) = predict(Counted(), [Item([10_000])], Limits.fixed(8), timeout_s=60)
+    assert len(outcome.prediction) == 10_000
+    assert most[0] <= 4 * 32 * 8
+
+
+def test_errors_of_our_own_stop_everything():
+    class Broken(Doubling):
+        def preprocess(self, item, options):
+            return None
+
+    with pytest.raises(TypeError):
+        predict(Broken(), [Item([1])], Limits.fixed(1), timeout_s=60)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool])
+def test_tensors_survive_the_trip_between_processes(dtype):
+    tensor = (torch.randn(2, 5) * 3).to(dtype)
+    got = decode(encode([{"a": tensor, "b": (1, 2), "c": [tensor.T]}]))
+    assert got[0]["a"].dtype is dtype
+    torch.testing.assert_close(got[0]["a"], tensor)
+    torch.testing.assert_close(got[0]["c"][0], tensor.T)
+
+
+def test_row_errors_survive_it_too():
+    error = decode(encode(RowError("read", "ValueError", "what")))
+    assert (error.stage, error.kind, str(error)) == ("read", "ValueError", "what")
