@@ -45,9 +45,7 @@ def long_row(rng: np.random.Generator, index: int) -> Row:
     """Sentences by all voices in turn, with pauses, for more than five minutes."""
     pieces, words = [silence(0.5)], []
     while sum(map(len, pieces)) < LONG_SECONDS * RATE:
-        voice = (
-            f"{ACCENTS[int(rng.integers(len(ACCENTS)))]}+{HELD_OUT_TIMBRES[int(rng.integers(len(HELD_OUT_TIMBRES)))]}"
-        )
+        voice = f"{ACCENTS[int(rng.integers(len(ACCENTS)))]}+{HELD_OUT_TIMBRES[int(rng.integers(len(HELD_OUT_TIMBRES)))]}"
         samples, said = sentence(rng, voice, 2, 9)
         pieces += [samples, silence(rng.uniform(0.3, 1.2))]
         words += said

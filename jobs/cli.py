@@ -12,7 +12,11 @@ from pipelines.errors import DrayError, UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command line. Returns the exit code: 0 done, 1 aborted or over the limit, 2 a mistake found before any work."""
+    """Runs a command line.
+
+    Returns:
+        The exit code: 0 done, 1 aborted or over the limit, 2 a mistake found before any work.
+    """
     parsed = _parser().parse_args(arguments)
     try:
         code: int = parsed.run(parsed)
@@ -36,17 +40,13 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run a batch job, or continue it")
     _add_config(run)
     run.add_argument("--fresh", action="store_true", help="delete what earlier runs have written and start over")
-    run.add_argument(
-        "--address", help="Ray cluster; default: the one this machine is part of, else one in this process"
-    )
+    run.add_argument("--address", help="Ray cluster; default: the one this machine is part of, else one in this process")
     run.set_defaults(run=_run)
     plan = commands.add_parser("plan", help="check a config and show how it would use the cluster, without running it")
     _add_config(plan)
     plan.add_argument("--address", help="Ray cluster")
     plan.set_defaults(run=_plan)
-    submit = commands.add_parser(
-        "submit", help="run a batch job on a cluster, with this folder as its working directory"
-    )
+    submit = commands.add_parser("submit", help="run a batch job on a cluster, with this folder as its working directory")
     _add_config(submit)
     submit.add_argument("--fresh", action="store_true", help="as for run")
     submit.add_argument("--address", required=True, help="the cluster's dashboard, for example http://127.0.0.1:8265")
@@ -62,9 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="YAML file")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override, as --set engine.batch=16"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, as --set engine.batch=16")
 
 
 def _run(parsed: argparse.Namespace) -> int:

@@ -29,7 +29,8 @@ def build(rows: Dataset, config: JobConfig, plan: Plan) -> Dataset:
     worker = Worker(config, plan.threads, accelerator=plan.model.gpus > 0)
     if plan.layout == "fused":
         return _pool(rows, Fused, plan.model, plan, worker)
-    assert plan.preprocess is not None and plan.postprocess is not None
+    assert plan.preprocess is not None
+    assert plan.postprocess is not None
     helper = Worker(config, threads=1, accelerator=False)
     rows = _pool(rows, Preprocess, plan.preprocess, plan, helper)
     rows = _pool(rows, Forward, plan.model, plan, worker)

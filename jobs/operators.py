@@ -1,6 +1,6 @@
 """The map_batches callables: tables of rows in, tables of rows out. Each holds one pipeline for as long as it lives.
 
-Columns: the row's key, id and source; `keep:*` and `arg:*` from the input; between phases `parts` or `outputs` (encoded)
+Columns: the row's key, id and source; `keep:*` and `arg:*` from the input; between phases `parts` or `outputs`, encoded,
 with `segment` and `segments`; at the end `prediction`; throughout `error` and `meter`.
 """
 
@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import cast
 
 import pyarrow as pa
 
@@ -104,9 +105,7 @@ class Preprocess:
         carried = _carried(table, self._phases)
         held: list[Row] = []
         held_bytes = 0
-        for index, (item, read_s) in enumerate(
-            zip(_items(table, self._phases), table[READ_S].to_pylist(), strict=True)
-        ):
+        for index, (item, read_s) in enumerate(zip(_items(table, self._phases), table[READ_S].to_pylist(), strict=True)):
             for segment in self._segments(item, Meter(read_s=read_s, peak_bytes=peak_bytes())):
                 held.append({"index": index, **segment})
                 held_bytes += len(segment["parts"] or b"")  # type: ignore[arg-type]
@@ -132,11 +131,8 @@ class Preprocess:
         except RowError as error:
             yield _segment(number, number + 1, None, error, meter)
             return
-        if parts:
-            yield _segment(number, number + 1, parts, None, meter)
-        else:
-            error = RowError("preprocess", "ValueError", "the item gave the model no input")
-            yield _segment(0, 1, None, error, meter)
+        empty = None if parts else RowError("preprocess", "ValueError", "the item gave the model no input")
+        yield _segment(number, number + 1, parts or None, empty, meter)
 
 
 class Forward:
@@ -149,10 +145,7 @@ class Forward:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Every part of every row goes through the model once; order is kept."""
         waited = self._idle.started()
-        rows: list[list[Part]] = [
-            decode(value.as_py()) if value.is_valid else []
-            for value in table["parts"]  # type: ignore[misc]
-        ]
+        rows = [cast("list[Part]", decode(value.as_py()) if value.is_valid else []) for value in table["parts"]]
         results = iter(forward_parts(self._phases, [part for parts in rows for part in parts], self._limits))
         errors, meters = _errors(table), _meters(table)
         encoded: list[bytes | None] = []
@@ -347,8 +340,7 @@ def _errors(table: pa.Table) -> list[RowError | None]:
 
 def _error_array(errors: Sequence[RowError | None]) -> pa.Array:
     rows = [
-        {"stage": error.stage, "type": error.kind, "message": str(error), "attempts": 1} if error else None
-        for error in errors
+        {"stage": error.stage, "type": error.kind, "message": str(error), "attempts": 1} if error else None for error in errors
     ]
     return pa.array(rows, ERROR)
 

@@ -174,9 +174,7 @@ def _inspect(fs: fsspec.AbstractFileSystem, forced: str | None, file: tuple[str,
     name, path = file
     kind = forced or SUFFIXES.get(_suffix(path))
     if kind is None:
-        raise InputError(
-            f"input.format: cannot tell the format of {name} by its suffix; set it to parquet, jsonl or csv"
-        )
+        raise InputError(f"input.format: cannot tell the format of {name} by its suffix; set it to parquet, jsonl or csv")
     try:
         size = fs.size(path)
         source = Source(name, path, kind, 0, size)

@@ -137,11 +137,9 @@ def _model_actors(nodes: Sequence[Node], engine: EngineConfig, work: Work, on_gp
     fitting = [max(0, int(node.memory // copy_bytes)) for node in nodes]
     if not any(fitting):
         raise ConfigError(
-            f"model: no node has the memory for one copy of the model ({copy_bytes >> 20} MiB); use a larger node or a smaller dtype"
+            f"model: no node has the memory for one copy of the model ({copy_bytes >> 20} MiB); use a larger node"
         )
-    most = sum(
-        min(fit, max(1, int(node.gpus if on_gpus else node.cpus))) for fit, node in zip(fitting, nodes, strict=True)
-    )
+    most = sum(min(fit, max(1, int(node.gpus if on_gpus else node.cpus))) for fit, node in zip(fitting, nodes, strict=True))
     seconds = work.rows * (work.row_flops / CPU_FLOPS + ROW_SECONDS)
     useful = max(1, min(work.rows, math.ceil(seconds)))  # starting an actor takes longer than a second of work
     actors = engine.actors if isinstance(engine.actors, int) else (most if on_gpus else min(most, useful))

@@ -81,9 +81,7 @@ def claim(output: Folder, work: Mapping[str, object], config: JobConfig, fresh: 
         if earlier is not None:
             _refuse_different(output.url, json.loads(earlier), work)
         elif (output / "data").files():
-            raise OutputError(
-                f"output.path: {output.url}/data holds files of unknown origin; choose another folder, or --fresh to delete them"
-            )
+            raise OutputError(f"output.path: {output.url}/data holds files of unknown origin; choose another folder")
         output.write(FINGERPRINT, json.dumps(work, indent=2, default=str))
         output.write(
             f"{STATE}/config.json",

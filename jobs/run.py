@@ -118,9 +118,7 @@ def connected(address: str | None) -> Iterator[None]:
             with _silent_stderr():
                 ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"--address: cannot connect to a Ray cluster at {address or 'auto'}: {reason(error)}"
-            ) from None
+            raise ConfigError(f"--address: cannot connect to a Ray cluster at {address or 'auto'}: {reason(error)}") from None
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -194,7 +192,7 @@ def _execute(job: Job, plan: Plan) -> Written:
     from jobs.write import Sink
 
     DataContext.get_current().checkpoint_config = checkpoint_config(job.output)
-    tally = Tally.remote()
+    tally = Tally.remote()  # type: ignore[attr-defined]  # Ray's decorator adds it
     sink = Sink(job.output, job.config.output, tally)
     rows = build(read(job.data, job.left, job.finished, plan), job.config, plan)
     failure: list[BaseException] = []
@@ -284,7 +282,7 @@ def _balance(job: Job, written: Written, summary: dict[str, object]) -> None:
     done = written.ok + written.failed
     if done != job.rows_left:
         raise JobError(
-            f"{job.rows_left - done} of {job.rows_left} rows are missing from {job.output.url}; the same command runs them again"
+            f"{job.rows_left - done} of {job.rows_left} rows are missing from {job.output.url}; run the same command again"
         )
     if written.failed > job.config.errors.max_failed_fraction * job.data.rows:
         raise JobError(_too_many(written.failed, job.data.rows, job))

@@ -52,9 +52,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
 
     def __init__(self, output: Folder, config: OutputConfig, tally: ActorHandle) -> None:
         data = output / "data"
-        super().__init__(
-            data.path, filesystem=output.arrow(), file_format=SUFFIX[config.format], try_create_dir=data.is_local
-        )
+        super().__init__(data.path, filesystem=output.arrow(), file_format=SUFFIX[config.format], try_create_dir=data.is_local)
         self._output, self._config, self._tally = output, config, tally
         self.written = Written()
 
@@ -98,9 +96,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
                 pq.write_table(table, file)
             else:
                 file.write(
-                    "".join(
-                        json.dumps(row, ensure_ascii=False, default=_json) + "\n" for row in table.to_pylist()
-                    ).encode()
+                    "".join(json.dumps(row, ensure_ascii=False, default=_json) + "\n" for row in table.to_pylist()).encode()
                 )
 
     def _write_subtitles(self, rows: pa.Table) -> None:

@@ -25,9 +25,7 @@ class Window:
         return self.length - self.left - self.right
 
     @classmethod
-    def of(
-        cls, chunk_s: float, stride_s: float | tuple[float, float] | list[float] | None, rate: int, align: int
-    ) -> Window:
+    def of(cls, chunk_s: float, stride_s: float | tuple[float, float] | list[float] | None, rate: int, align: int) -> Window:
         """Seconds as samples at `rate` Hz, rounded to multiples of `align`, the samples of one output frame.
 
         The default stride is a sixth of the chunk on either side, as in transformers' speech pipeline.

@@ -53,9 +53,7 @@ class EngineConfig(Section):
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...; auto: an accelerator where there is one")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: as the model was saved")
-    device_map: str | dict[str, JsonValue] | None = Field(
-        None, description="as from_pretrained takes it, with accelerate"
-    )
+    device_map: str | dict[str, JsonValue] | None = Field(None, description="as from_pretrained takes it, with accelerate")
     batch: Literal["auto"] | PositiveInt = Field(
         "auto", description="model inputs per batch; auto: as many as fit a budget of padded elements"
     )
@@ -85,9 +83,7 @@ class JobConfig(Section):
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
     input: InputConfig
     output: OutputConfig
-    parameters: dict[str, JsonValue] = Field(
-        default_factory=dict, description="exactly the pipeline's own call arguments"
-    )
+    parameters: dict[str, JsonValue] = Field(default_factory=dict, description="exactly the pipeline's own call arguments")
     model_kwargs: dict[str, JsonValue] = Field(default_factory=dict, description="exactly from_pretrained's")
     engine: EngineConfig = EngineConfig()
     errors: ErrorsConfig = ErrorsConfig()

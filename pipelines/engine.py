@@ -89,7 +89,7 @@ def preprocess_item(phases: Phases, item: Item, meter: Meter, timeout_s: float) 
     Raises:
         RowError: preprocessing failed, or has taken more than `timeout_s` seconds.
     """
-    parts = phases.preprocess(item.value, item.options)
+    parts = iter(phases.preprocess(item.value, item.options))
     spent = 0.0
     while True:
         started = time.perf_counter()
@@ -103,9 +103,7 @@ def preprocess_item(phases: Phases, item: Item, meter: Meter, timeout_s: float) 
         if part is None:
             return
         if spent > timeout_s:
-            raise RowError(
-                "preprocess", "TimeoutError", f"preprocessing took longer than errors.timeout_s = {timeout_s:g} s"
-            )
+            raise RowError("preprocess", "TimeoutError", f"preprocessing took longer than errors.timeout_s = {timeout_s:g} s")
         meter.audio_seconds += part.seconds
         yield part
 

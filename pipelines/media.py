@@ -44,6 +44,8 @@ def audio(cell: object, rate: int, storage_options: Mapping[str, object]) -> Ite
 
 def resampled(blocks: Iterable[Samples], rate_in: int, rate_out: int) -> Iterator[Samples]:
     """`blocks` at `rate_in` Hz as blocks at `rate_out` Hz; the same samples however the stream is cut."""
+    if rate_in <= 0:
+        raise ValueError(f"the sampling rate must be above 0, got {rate_in}")
     if rate_in == rate_out:
         yield from blocks
         return
@@ -109,7 +111,8 @@ def _containers_audio(file: IO[bytes], rate: int) -> Iterator[Samples]:
             stream = container.streams.audio[0]
             yield from resampled(_frames(container.decode(stream)), stream.rate, rate)
     except (av.FFmpegError, EOFError) as error:
-        raise ValueError(f"not an audio file that libsndfile or FFmpeg can read ({error})") from None
+        detail = getattr(error, "strerror", None) or error
+        raise ValueError(f"not an audio file that libsndfile or FFmpeg can read: {detail}") from None
 
 
 def _frames(frames: Iterable[object]) -> Iterator[Samples]:
@@ -121,7 +124,7 @@ def _frames(frames: Iterable[object]) -> Iterator[Samples]:
             yield _mono(converted.to_ndarray())
 
 
-def _mono(channels: np.ndarray) -> Samples:  # type: ignore[type-arg]  # any dtype
+def _mono(channels: np.ndarray) -> Samples:
     """(samples,) or (channels, samples) as float32 (samples,): the mean of the channels, integers scaled to [-1, 1]."""
     scale = np.iinfo(channels.dtype).max + 1 if channels.dtype.kind == "i" else 1
     if channels.ndim > 2:

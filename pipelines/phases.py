@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines import tasks
 from pipelines.batching import Limits, Output, Part, collate, split
@@ -79,7 +79,7 @@ class Phases:
         outputs = split(self.pipe.forward(inputs, **parts[0].options), len(parts))
         if self.task.trim is not None:
             trim = self.task.trim
-            outputs = [trim(self.pipe, part.inputs, output) for part, output in zip(parts, outputs, strict=True)]  # type: ignore[arg-type]
+            outputs = [trim(self.pipe, part.inputs, output) for part, output in zip(parts, outputs, strict=True)]
         return outputs
 
     def postprocess(self, outputs: list[Output], row_options: Mapping[str, object]) -> object:
@@ -214,7 +214,7 @@ def _without_weights(config: JobConfig, task: Task) -> Pipeline:
     )
 
 
-def _meta_model(config: JobConfig, auto_classes: Sequence[type]) -> PreTrainedModel:
+def _meta_model(config: JobConfig, auto_classes: Sequence[Any]) -> PreTrainedModel:
     import torch
     from transformers import GenerationConfig
 

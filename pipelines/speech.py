@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -83,10 +83,11 @@ def trim(pipe: Pipeline, inputs: Mapping[str, torch.Tensor], output: dict[str, o
 
     The library cuts only where the part has a stride; without, it decodes what the model makes of padding.
     """
-    tokens, lengths = output.get("tokens"), getattr(pipe.model, "_get_feat_extract_output_lengths", None)
+    lengths = getattr(pipe.model, "_get_feat_extract_output_lengths", None)
     lengths = lengths or getattr(pipe.model, "_get_subsampling_output_length", None)
-    if pipe.type != "ctc" or tokens is None or lengths is None:
+    if pipe.type != "ctc" or lengths is None:
         return output
+    tokens = cast("torch.Tensor", output["tokens"])
     return {**output, "tokens": tokens[:, : int(lengths(inputs[pipe.model.main_input_name].shape[1]))]}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 CHARACTERS = 84  # two lines of 42, the width broadcasters use
 SECONDS = 6.0  # the longest a cue stays
@@ -41,13 +42,18 @@ def cues(chunks: Iterable[Mapping[str, object]]) -> list[Cue]:
 def _timed(chunks: Iterable[Mapping[str, object]]) -> Iterator[Cue]:
     rows = list(chunks)
     for index, row in enumerate(rows):
-        start, stop = row["timestamp"]  # type: ignore[misc]
+        start, stop = _stamps(row)
         if start is None:
             continue
         if stop is None:
-            following = rows[index + 1]["timestamp"][0] if index + 1 < len(rows) else None  # type: ignore[index]
+            following = _stamps(rows[index + 1])[0] if index + 1 < len(rows) else None
             stop = following if following is not None else start + 1.0
-        yield Cue(float(start), max(float(stop), float(start)), str(row["text"]))
+        yield Cue(start, max(stop, start), str(row["text"]))
+
+
+def _stamps(row: Mapping[str, object]) -> tuple[float | None, float | None]:
+    start, stop = cast("tuple[float | None, float | None]", row["timestamp"])
+    return start, stop
 
 
 def _belongs(phrase: Cue, word: Cue) -> bool:

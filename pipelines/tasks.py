@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pipelines import speech
 from pipelines.config import nearest
@@ -27,12 +27,12 @@ class Task:
         name: as transformers names it.
         inputs: the pipeline argument that is the item, and others that make a dict of it where they are given.
         schema: postprocessing options -> Arrow type of a prediction.
-        elements: padded elements (tokens, samples) of a batch on a CPU core; an accelerator takes ACCELERATOR times that.
+        elements: padded elements (tokens, samples) of a batch on a CPU; an accelerator takes ACCELERATOR times that.
         fans_out: whether an item can have many parts that are worth spreading over the pool.
         preprocess: replaces the pipeline's own where that would hold a whole recording in memory.
         trim: (pipeline, model inputs, output) -> output without what stands for padding.
         equal_lengths: whether only parts of equal length may share a batch.
-        present: what `pipeline.__call__` does to a prediction after `postprocess`: (prediction, call options) -> prediction.
+        present: what `pipeline.__call__` does to a prediction after `postprocess`, given the call's options.
     """
 
     name: str
@@ -88,7 +88,7 @@ def _as_list(prediction: object, options: Options) -> object:
 def _trim_tokens(pipe: Pipeline, inputs: Mapping[str, torch.Tensor], output: dict[str, object]) -> dict[str, object]:
     """Cuts the first tensor, (1, tokens, ...), to the tokens of this item."""
     key, length = next(iter(output)), inputs["input_ids"].shape[1]
-    states: torch.Tensor = output[key]  # type: ignore[assignment]
+    states = cast("torch.Tensor", output[key])
     output[key] = states[:, -length:] if pipe.tokenizer.padding_side == "left" else states[:, :length]
     return output
 

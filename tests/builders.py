@@ -111,7 +111,8 @@ def whisper(folder: Path) -> str:
     )  # fmt: skip
     model = transformers.WhisperForConditionalGeneration(config)
     generation = dict(
-        _from_model_config=False, no_timestamps_token_id=no_stamps, lang_to_id={"<|en|>": ids["<|en|>"], "<|de|>": ids["<|de|>"]},
+        _from_model_config=False, no_timestamps_token_id=no_stamps,
+        lang_to_id={"<|en|>": ids["<|en|>"], "<|de|>": ids["<|de|>"]},
         task_to_id={"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]}, is_multilingual=True,
         max_initial_timestamp_index=50, alignment_heads=[[0, 0], [1, 1]], max_length=40, return_timestamps=False,
         prev_sot_token_id=ids["<|startofprev|>"], num_beams=1, language="en", task="transcribe",

@@ -15,7 +15,5 @@ def differences(got: object, expected: object, tolerance: float = 1e-4, at: str 
         pairs = enumerate(zip(got, expected, strict=True))
         return [d for index, (one, other) in pairs for d in differences(one, other, tolerance, f"{at}[{index}]")]
     if isinstance(expected, float) and got is not None:
-        return (
-            [] if math.isclose(got, expected, rel_tol=tolerance, abs_tol=tolerance) else [f"{at}: {got} != {expected}"]
-        )
+        return [] if math.isclose(got, expected, rel_tol=tolerance, abs_tol=tolerance) else [f"{at}: {got} != {expected}"]
     return [] if got == expected else [f"{at}: {got!r} != {expected!r}"]

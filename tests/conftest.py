@@ -117,8 +117,6 @@ def dray(cluster: Cluster) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "jobs.cli", *arguments]
         environment = {**os.environ, "RAY_ADDRESS": cluster.address}
-        return subprocess.run(
-            command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240, **options
-        )
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240, **options)
 
     return run

@@ -90,11 +90,7 @@ def training_voices() -> list[str]:
 
 def speak_digits(rng: np.random.Generator, voices: Sequence[str]) -> list[Digit]:
     """Each of the ten digits once by each voice, isolated, at a random pace and pitch."""
-    jobs = [
-        (value, voice, int(rng.integers(110, 190)), int(rng.integers(25, 76)))
-        for voice in voices
-        for value in range(10)
-    ]
+    jobs = [(value, voice, int(rng.integers(110, 190)), int(rng.integers(25, 76))) for voice in voices for value in range(10)]
 
     def say(job: tuple[int, str, int, int]) -> Digit:
         value, voice, pace, pitch = job
@@ -109,7 +105,7 @@ def speak_sentences(rng: np.random.Generator, voices: Sequence[str], count: int)
     jobs = []
     for _ in range(count):
         digits = tuple(int(d) for d in rng.integers(0, 10, rng.integers(2, 10)))
-        jobs.append((digits, voices[rng.integers(len(voices))], int(rng.integers(110, 200)), int(rng.integers(25, 76))))
+        jobs.append((digits, voices[int(rng.integers(len(voices)))], int(rng.integers(110, 200)), int(rng.integers(25, 76))))
 
     def say(job: tuple[tuple[int, ...], str, int, int]) -> Utterance:
         digits, voice, pace, pitch = job
@@ -122,9 +118,7 @@ def speak_sentences(rng: np.random.Generator, voices: Sequence[str], count: int)
 class Mixer:
     """Draws endless training utterances: glued recordings, glued voices and continuous voices, each distorted anew."""
 
-    def __init__(
-        self, recordings: Sequence[Digit], voices: Sequence[Digit], sentences: Sequence[Utterance], seed: int
-    ) -> None:
+    def __init__(self, recordings: Sequence[Digit], voices: Sequence[Digit], sentences: Sequence[Utterance], seed: int) -> None:
         """`recordings` must hold all ten digits of every speaker; so must `voices`."""
         self.rng = np.random.default_rng(seed)
         self.real, self.synthetic, self.sentences = _by_speaker(recordings), _by_speaker(voices), sentences
@@ -133,7 +127,7 @@ class Mixer:
         """An utterance of at most `longest` digits. `synthetic` and `continuous` are the shares of voices and sentences."""
         kind = self.rng.random()
         if kind < continuous and self.sentences:
-            utterance = self.sentences[self.rng.integers(len(self.sentences))]
+            utterance = self.sentences[int(self.rng.integers(len(self.sentences)))]
         else:
             utterance = self._glue(self.synthetic if kind < continuous + synthetic else self.real, longest)
         return distort(utterance, self.rng)
@@ -188,12 +182,12 @@ def distort_lightly(samples: Samples, rng: np.random.Generator) -> Samples:
 
 def _stretch(samples: Samples, speed: float) -> Samples:
     positions = np.arange(0, len(samples) - 1, speed)
-    return np.interp(positions, np.arange(len(samples)), samples).astype(np.float32)
+    return np.asarray(np.interp(positions, np.arange(len(samples)), samples), dtype=np.float32)
 
 
 def _tilt(samples: Samples, rng: np.random.Generator) -> Samples:
     delayed = np.concatenate([np.zeros(1, np.float32), samples[:-1]])
-    return samples + np.float32(rng.uniform(-0.5, 0.5)) * delayed
+    return np.asarray(samples + np.float32(rng.uniform(-0.5, 0.5)) * delayed, dtype=np.float32)
 
 
 def _telephone(samples: Samples) -> Samples:

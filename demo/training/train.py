@@ -34,9 +34,7 @@ from demo.training.corpus import (
 from demo.training.evaluate import held_out_utterances, word_error_rate
 
 HOP = 320  # samples per output frame
-SILENCE = 3 * len(
-    WORDS
-)  # class of a frame outside every digit; digits have three classes each (first, middle, last third)
+SILENCE = 3 * len(WORDS)  # class of a frame outside every digit; digits have three classes each (first, middle, last third)
 UNKNOWN = -100
 BATCH_SAMPLES = 40 * RATE
 
@@ -138,9 +136,7 @@ def train(arguments: argparse.Namespace) -> None:
     rng = np.random.default_rng(arguments.seed)
     voices = training_voices()
     recordings = [digit for digit in load_recordings(arguments.recordings) if digit.speaker != arguments.hold_out]
-    mixer = Mixer(
-        recordings, speak_digits(rng, voices), speak_sentences(rng, voices, arguments.sentences), arguments.seed
-    )
+    mixer = Mixer(recordings, speak_digits(rng, voices), speak_sentences(rng, voices, arguments.sentences), arguments.seed)
     processor = make_processor(arguments.out)
     model = Wav2Vec2ForCTC.from_pretrained(arguments.start) if arguments.start else make_model(len(processor.tokenizer))
     averaged = copy.deepcopy(model).eval()

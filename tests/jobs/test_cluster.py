@@ -59,9 +59,7 @@ def test_an_interrupted_job_is_continued(cluster, dray, models, tmp_path, blow):
     config = write_config(models, tmp_path, engine={"batch": 1})
     command = [sys.executable, "-m", "jobs.cli", "run", config]
     environment = {**os.environ, "RAY_ADDRESS": cluster.address}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     checkpoint = tmp_path / "out/_dray/checkpoint"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None and len(list(checkpoint.glob("*.parquet"))) < 3:

@@ -106,7 +106,5 @@ def test_operators_give_the_librarys_result(models, case, layout, batch, monkeyp
     assert [error for error in result["error"].to_pylist() if error] == []
     expected = reference(case, folder)
     assert len(result) == len(expected)
-    found = [
-        d for got, want in zip(result["prediction"].to_pylist(), expected, strict=True) for d in differences(got, want)
-    ]
+    found = [d for got, want in zip(result["prediction"].to_pylist(), expected, strict=True) for d in differences(got, want)]
     assert not found

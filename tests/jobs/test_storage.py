@@ -61,9 +61,7 @@ def test_bucket_to_bucket_and_again(ray_session, models, bucket):
     assert run(config)["rows_ok"] == 60
     folder = output_folder(config)
     rows = pq.read_table((folder / "data").path, filesystem=folder.arrow()).to_pylist()
-    assert sorted(row["id"] for row in rows) == sorted(
-        f"s3://calls/2026/{s}.parquet:{i}" for s in range(3) for i in range(20)
-    )
+    assert sorted(row["id"] for row in rows) == sorted(f"s3://calls/2026/{s}.parquet:{i}" for s in range(3) for i in range(20))
     upload(bucket, "calls/2026/3.parquet", pa.table({"text": texts[:5], "n": list(range(5))}))
     again = run(config)
     assert (again["rows_ok"], again["rows_skipped"]) == (5, 60)

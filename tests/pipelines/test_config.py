@@ -42,9 +42,7 @@ def test_the_documented_config_is_valid_and_frozen(full):
 
 
 def test_overrides_are_yaml(full):
-    config = load_config(
-        full, ["engine.batch=16", "output.keep=[a, b]", "task=null", "parameters.stride_length_s=[2, 1]"]
-    )
+    config = load_config(full, ["engine.batch=16", "output.keep=[a, b]", "task=null", "parameters.stride_length_s=[2, 1]"])
     assert config.engine.batch == 16
     assert config.output.keep == ("a", "b")
     assert config.task is None

@@ -7,9 +7,7 @@ def words(*timed):
 
 def test_words_become_phrases_that_break_at_pauses():
     spoken = words(("one", 0.5, 0.8), ("two", 0.9, 1.2), ("three", 3.0, 3.4))
-    assert render(spoken, "srt") == (
-        "1\n00:00:00,500 --> 00:00:01,200\none two\n\n2\n00:00:03,000 --> 00:00:03,400\nthree\n"
-    )
+    assert render(spoken, "srt") == ("1\n00:00:00,500 --> 00:00:01,200\none two\n\n2\n00:00:03,000 --> 00:00:03,400\nthree\n")
     assert render(spoken, "vtt").startswith("WEBVTT\n\n1\n00:00:00.500 --> 00:00:01.200\none two\n")
 
 
