@@ -9,7 +9,7 @@ from typing import cast
 import jiwer
 import pyarrow.dataset as pads
 
-from jobs.run import REPORT, SUMMARY, output_folder
+from jobs.storage import REPORT, SUMMARY, output_folder
 from pipelines.config import load_config
 
 WIDTH = 56

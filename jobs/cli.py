@@ -66,20 +66,23 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    from jobs.report import table
-    from jobs.run import output_folder, run
     from pipelines.config import load_config
 
     config = load_config(parsed.config, parsed.set)
+    from jobs.report import table
+    from jobs.run import run
+    from jobs.storage import output_folder
+
     summary = run(config, parsed.fresh, parsed.address)
     print(table(summary, output_folder(config).url))
     return 0
 
 
 def _plan(parsed: argparse.Namespace) -> int:
+    from jobs.checks import check
+    from jobs.connect import connected
     from jobs.report import plan_table
     from jobs.resources import cluster_nodes, make_plan
-    from jobs.run import check, connected
     from pipelines.config import load_config
 
     job = check(load_config(parsed.config, parsed.set), dry=True)

@@ -8,8 +8,9 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from jobs.operators import Forward, Fused, Gather, Postprocess, Preprocess, Worker
-from jobs.read import Input, Keys, Piece, RowsDatasource
+from jobs.read import Keys, Piece, RowsDatasource
 from jobs.resources import Plan, Pool
+from jobs.sources import Input
 from pipelines.config import JobConfig
 
 

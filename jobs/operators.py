@@ -1,30 +1,25 @@
-"""The map_batches callables: tables of rows in, tables of rows out. Each holds one pipeline for as long as it lives.
-
-Columns: the row's key, id and source; `keep:*` and `arg:*` from the input; between phases `parts` or `outputs`, encoded,
-with `segment` and `segments`; at the end `prediction`; throughout `error` and `meter`.
-"""
+"""The map_batches callables: tables of rows in, tables of rows out. Each holds one pipeline for as long as it lives."""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import pyarrow as pa
 
-from jobs.read import ARGUMENT, ID, KEEP, KEY, READ_S, SOURCE
+from jobs import rows
+from jobs.rows import KEY, READ_S
 from pipelines.batching import Output, Part
-from pipelines.codec import decode, encode, to_arrow
+from pipelines.codec import decode, encode
 from pipelines.config import JobConfig
 from pipelines.engine import Item, Meter, Outcome, forward_parts, postprocess_item, predict, preprocess_item
 from pipelines.errors import RowError
-from pipelines.phases import Phases, load_phases
-
-ERROR = pa.struct([("stage", pa.string()), ("type", pa.string()), ("message", pa.string()), ("attempts", pa.int32())])
-METER = pa.struct([(field.name, pa.float64()) for field in fields(Meter)])
+from pipelines.loading import load_phases
+from pipelines.phases import Phases
 
 SEGMENT_PARTS = 16  # model inputs in one row between phases
 SEGMENT_BYTES = 32 << 20  # and at most about this much
@@ -82,7 +77,7 @@ class Fused:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Rows with arguments -> rows with `prediction` or `error`."""
         waited = self._idle.started()
-        items = _items(table, self._phases)
+        items = rows.items(table, self._phases)
         ready = [item for item in items if isinstance(item, Item)]
         predicted = iter(predict(self._phases, ready, self._limits, self._timeout_s))
         outcomes = [next(predicted) if isinstance(item, Item) else Outcome(error=item) for item in items]
@@ -90,7 +85,7 @@ class Fused:
             outcome.meter.read_s += seconds
         _account(outcomes, waited)
         self._idle.ended()
-        return _results(_carried(table), outcomes, self._schema)
+        return rows.results(rows.carried(table), outcomes, self._schema)
 
 
 class Preprocess:
@@ -102,10 +97,10 @@ class Preprocess:
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """Rows with arguments -> rows with `parts`, several for a long item. Holds about YIELD_BYTES at a time."""
-        carried = _carried(table, self._phases)
+        carried = rows.carried(table, self._phases)
         held: list[Row] = []
         held_bytes = 0
-        for index, (item, read_s) in enumerate(zip(_items(table, self._phases), table[READ_S].to_pylist(), strict=True)):
+        for index, (item, read_s) in enumerate(zip(rows.items(table, self._phases), table[READ_S].to_pylist(), strict=True)):
             for segment in self._segments(item, Meter(read_s=read_s, peak_bytes=peak_bytes())):
                 held.append({"index": index, **segment})
                 held_bytes += len(segment["parts"] or b"")  # type: ignore[arg-type]
@@ -145,11 +140,11 @@ class Forward:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Every part of every row goes through the model once; order is kept."""
         waited = self._idle.started()
-        rows = [cast("list[Part]", decode(value.as_py()) if value.is_valid else []) for value in table["parts"]]
-        results = iter(forward_parts(self._phases, [part for parts in rows for part in parts], self._limits))
-        errors, meters = _errors(table), _meters(table)
+        queue = [cast("list[Part]", decode(value.as_py()) if value.is_valid else []) for value in table["parts"]]
+        results = iter(forward_parts(self._phases, [part for parts in queue for part in parts], self._limits))
+        errors, meters = rows.errors(table), rows.meters(table)
         encoded: list[bytes | None] = []
-        for index, parts in enumerate(rows):
+        for index, parts in enumerate(queue):
             outputs: list[Output] = []
             for _ in parts:
                 output, meter = next(results)
@@ -163,8 +158,8 @@ class Forward:
             meters[0].add(Meter(waiting_s=waited, peak_bytes=peak_bytes()))
         self._idle.ended()
         table = table.drop_columns(["parts", "error", "meter"])
-        return _with(
-            table, outputs=pa.array(encoded, pa.large_binary()), error=_error_array(errors), meter=_meter_array(meters)
+        return rows.with_columns(
+            table, outputs=pa.array(encoded, pa.large_binary()), error=rows.error_array(errors), meter=rows.meter_array(meters)
         )
 
 
@@ -212,7 +207,9 @@ class Postprocess:
     def __call__(self, table: pa.Table) -> pa.Table:
         """One prediction or error per row."""
         outcomes = []
-        columns = zip(table["outputs"], _options(table, self._phases), _errors(table), _meters(table), strict=True)
+        columns = zip(
+            table["outputs"], rows.row_options(table, self._phases), rows.errors(table), rows.meters(table), strict=True
+        )
         for outputs, options, error, meter in columns:
             outcome = Outcome(error=error, meter=meter)
             if error is None:
@@ -223,57 +220,12 @@ class Postprocess:
                     outcome.error = failure
             outcomes.append(outcome)
         _account(outcomes, 0.0)
-        return _results(_carried(table), outcomes, self._schema)
+        return rows.results(rows.carried(table), outcomes, self._schema)
 
 
 def peak_bytes() -> int:
     """The most memory this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _items(table: pa.Table, phases: Phases) -> list[Item | RowError]:
-    """Each row's input as its pipeline takes it; an error where its main argument is null."""
-    inputs = [name for name in phases.task.inputs if ARGUMENT + name in table.column_names]
-    values = [table[ARGUMENT + name] for name in inputs]
-    items: list[Item | RowError] = []
-    for row, options in enumerate(_options(table, phases)):
-        cells = [_cell(column[row]) for column in values]
-        if cells[0] is None:
-            items.append(RowError("read", "ValueError", f"the row has no {inputs[0]}"))
-            continue
-        given = {name: cell for name, cell in zip(inputs, cells, strict=True) if cell is not None}
-        items.append(Item(given if len(given) > 1 else cells[0], options))
-    return items
-
-
-def _options(table: pa.Table, phases: Phases) -> list[Mapping[str, object]]:
-    """Each row's own call arguments: those columns that are not part of the item and not null."""
-    names = [name for name in table.column_names if name.startswith(ARGUMENT)]
-    names = [name for name in names if name.removeprefix(ARGUMENT) not in phases.task.inputs]
-    if not names:
-        return [{}] * table.num_rows
-    rows = table.select(names).to_pylist()
-    return [{name.removeprefix(ARGUMENT): value for name, value in row.items() if value is not None} for row in rows]
-
-
-def _cell(value: pa.Scalar) -> object:
-    """A cell as Python sees it; large binaries stay in Arrow's memory."""
-    if not value.is_valid:
-        return None
-    if isinstance(value, pa.StructScalar):
-        return {name: _cell(inner) for name, inner in value.items()}
-    if pa.types.is_binary(value.type) or pa.types.is_large_binary(value.type):
-        return value.as_buffer()
-    return value.as_py()
-
-
-def _carried(table: pa.Table, phases: Phases | None = None) -> pa.Table:
-    """Key, id, source and kept columns; with `phases` also the call arguments that later phases need."""
-    names = [name for name in table.column_names if name in (KEY, ID, SOURCE) or name.startswith(KEEP)]
-    if phases is not None:
-        inputs = [ARGUMENT + name for name in phases.task.inputs]
-        names += [name for name in table.column_names if name.startswith(ARGUMENT) and name not in inputs]
-    return table.select(names)
 
 
 def _segment(number: int, count: int, parts: list[Part] | None, error: RowError | None, meter: Meter) -> Row:
@@ -285,75 +237,26 @@ def _size(parts: Sequence[Part]) -> int:
     return sum(part.cost for part in parts) * 4
 
 
-def _segment_table(carried: pa.Table, rows: Sequence[Row]) -> pa.Table:
-    table = carried.take(pa.array([row["index"] for row in rows], pa.int64()))
-    return _with(
+def _segment_table(carried: pa.Table, segments: Sequence[Row]) -> pa.Table:
+    table = carried.take(pa.array([row["index"] for row in segments], pa.int64()))
+    return rows.with_columns(
         table,
-        segment=pa.array([row["segment"] for row in rows], pa.int32()),
-        segments=pa.array([row["segments"] for row in rows], pa.int32()),
-        parts=pa.array([row["parts"] for row in rows], pa.large_binary()),
-        error=_error_array([row["error"] for row in rows]),  # type: ignore[misc]
-        meter=_meter_array([row["meter"] for row in rows]),  # type: ignore[misc]
+        segment=pa.array([row["segment"] for row in segments], pa.int32()),
+        segments=pa.array([row["segments"] for row in segments], pa.int32()),
+        parts=pa.array([row["parts"] for row in segments], pa.large_binary()),
+        error=rows.error_array([row["error"] for row in segments]),  # type: ignore[misc]
+        meter=rows.meter_array([row["meter"] for row in segments]),  # type: ignore[misc]
     )
 
 
-def _joined(rows: Sequence[Row]) -> Row:
-    outputs = [output for row in rows for output in decode(row["outputs"])]  # type: ignore[arg-type,attr-defined]
+def _joined(segments: Sequence[Row]) -> Row:
+    outputs = [output for row in segments for output in decode(row["outputs"])]  # type: ignore[arg-type,attr-defined]
     meter = Meter()
-    for row in rows:
+    for row in segments:
         meter.add(Meter(**row["meter"]))  # type: ignore[arg-type]
-    return {**rows[0], "segments": 1, "outputs": encode(outputs), "meter": meter.values()}
+    return {**segments[0], "segments": 1, "outputs": encode(outputs), "meter": meter.values()}
 
 
 def _account(outcomes: Sequence[Outcome], waited: float) -> None:
     if outcomes:
         outcomes[0].meter.add(Meter(waiting_s=waited, peak_bytes=peak_bytes()))
-
-
-def _results(carried: pa.Table, outcomes: Sequence[Outcome], schema: pa.DataType) -> pa.Table:
-    try:
-        predictions = to_arrow([outcome.prediction for outcome in outcomes], schema)
-    except RowError:
-        # One that does not fit its type must not take its block with it.
-        for outcome in outcomes:
-            _check(outcome, schema)
-        predictions = to_arrow([outcome.prediction for outcome in outcomes], schema)
-    return _with(
-        carried,
-        prediction=predictions,
-        error=_error_array([outcome.error for outcome in outcomes]),
-        meter=_meter_array([outcome.meter for outcome in outcomes]),
-    )
-
-
-def _check(outcome: Outcome, schema: pa.DataType) -> None:
-    try:
-        to_arrow([outcome.prediction], schema)
-    except RowError as error:
-        outcome.prediction, outcome.error = None, error
-
-
-def _errors(table: pa.Table) -> list[RowError | None]:
-    rows = table["error"].to_pylist()
-    return [RowError(row["stage"], row["type"], row["message"]) if row else None for row in rows]
-
-
-def _error_array(errors: Sequence[RowError | None]) -> pa.Array:
-    rows = [
-        {"stage": error.stage, "type": error.kind, "message": str(error), "attempts": 1} if error else None for error in errors
-    ]
-    return pa.array(rows, ERROR)
-
-
-def _meters(table: pa.Table) -> list[Meter]:
-    return [Meter(**row) for row in table["meter"].to_pylist()]
-
-
-def _meter_array(meters: Sequence[Meter]) -> pa.Array:
-    return pa.array([meter.values() for meter in meters], METER)
-
-
-def _with(table: pa.Table, **columns: pa.Array) -> pa.Table:
-    for name, column in columns.items():
-        table = table.append_column(name, column)
-    return table

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from jobs.storage import REPORT, SUMMARY, output_folder
 from pipelines.config import JobConfig
 from pipelines.errors import InputError
 
@@ -83,8 +84,6 @@ def render(summary: Summary, config: JobConfig) -> str:
 
 def write_again(config: JobConfig) -> str:
     """Renders the report of the last run anew. Returns where it lies. Raises InputError where there was no run."""
-    from jobs.run import REPORT, SUMMARY, output_folder
-
     folder = output_folder(config)
     summary = folder.read(SUMMARY)
     if summary is None:

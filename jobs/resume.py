@@ -13,13 +13,14 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import CheckpointManager
 from ray.data.checkpoint.checkpoint_writer import PENDING_CHECKPOINT_SUFFIX
 
-from jobs.read import KEY, Columns, Keys
-from jobs.storage import Folder, reason
+from jobs.read import Keys
+from jobs.rows import KEY
+from jobs.sources import Columns
+from jobs.storage import STATE, Folder, reason
 from pipelines.config import JobConfig
 from pipelines.errors import OutputError
 from pipelines.tasks import Task
 
-STATE = "_dray"  # folder beside the data: config, fingerprint, checkpoint, summary, report
 CHECKPOINT = f"{STATE}/checkpoint"
 FINGERPRINT = f"{STATE}/fingerprint.json"
 PENDING = f"{PENDING_CHECKPOINT_SUFFIX}.parquet"

@@ -14,8 +14,15 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import JsonValue
 
+from pipelines.config import JobConfig
+
 if TYPE_CHECKING:
     import pyarrow.fs
+
+
+STATE = "_dray"  # folder beside the data: config, fingerprint, checkpoint, summary, report
+SUMMARY = f"{STATE}/summary.json"
+REPORT = f"{STATE}/report.html"
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,12 @@ class Folder:
         self.fs.invalidate_cache()
         if self.fs.exists(self.path):
             self.fs.rm(self.path, recursive=True)
+
+
+def output_folder(config: JobConfig) -> Folder:
+    """Where the results go; storage options default to the input's."""
+    options = config.output.storage_options
+    return Folder(config.output.path, config.input.storage_options if options is None else options)
 
 
 def arrow_filesystem(fs: fsspec.AbstractFileSystem) -> pyarrow.fs.FileSystem:

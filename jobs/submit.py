@@ -8,8 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from jobs.run import output_folder
-from jobs.storage import reason
+from jobs.storage import output_folder, reason
 from pipelines.config import load_config
 from pipelines.errors import ConfigError, UsageError
 

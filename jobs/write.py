@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import BlockBasedFileDatasink, WriteResult
 
-from jobs.operators import METER
-from jobs.read import ID, KEEP, SOURCE
+from jobs.rows import ID, KEEP, METER, SOURCE
 from jobs.storage import Folder
 from pipelines import subtitles
 from pipelines.config import OutputConfig

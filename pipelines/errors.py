@@ -64,3 +64,8 @@ class RowError(DrayError):
     def __reduce__(self) -> tuple[type[RowError], tuple[str, str, str]]:
         """Pickles with all three arguments."""
         return type(self), (self.stage, self.kind, str(self))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its class where the message is empty."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -16,7 +16,7 @@ from test_job import rows_of
 from jobs.run import run
 from pipelines.config import JobConfig, parse_config
 from pipelines.engine import Item, predict
-from pipelines.phases import load_phases
+from pipelines.loading import load_phases
 
 HOURS = 3
 MIB = 1 << 20
@@ -49,7 +49,7 @@ def job(models, folder: Path, recording: Path) -> JobConfig:
 MEMORY = """
 import sys, pyarrow as pa
 from jobs.operators import Preprocess, Worker, peak_bytes
-from jobs.read import ARGUMENT, ID, KEY, READ_S, SOURCE
+from jobs.rows import ARGUMENT, ID, KEY, READ_S, SOURCE
 from pipelines.config import load_config
 operator = Preprocess(Worker(load_config(sys.argv[1]), 1, False))
 row = {KEY: pa.array([1], pa.uint64()), ID: ["a"], SOURCE: ["b"], READ_S: [0.0], ARGUMENT + "audio": [sys.argv[2]]}

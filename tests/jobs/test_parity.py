@@ -11,7 +11,7 @@ from comparing import differences
 from transformers import pipeline
 
 from jobs.operators import Forward, Fused, Gather, Postprocess, Preprocess, Worker
-from jobs.read import ARGUMENT, ID, KEY, READ_S, SOURCE
+from jobs.rows import ARGUMENT, ID, KEY, READ_S, SOURCE
 from pipelines.config import parse_config
 
 warnings.simplefilter("ignore")

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from jobs.run import output_folder, run
+from jobs.run import run
+from jobs.storage import output_folder
 from pipelines.config import parse_config
 
 

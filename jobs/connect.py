@@ -1,0 +1,55 @@
+"""The Ray cluster a job runs on: found, or started in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+
+import ray
+from ray.data import DataContext
+
+from jobs.storage import reason
+from pipelines.errors import ConfigError
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Ray: the cluster at `address`, the one this machine is part of, or one in this process."""
+    # Ray's C++ core warns of every actor pool that its arguments could be lost; that belongs in no user's terminal.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers inherit it; threads are planned, not taken
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says of an error, the job's own message says
+    ours = not ray.is_initialized()
+    if ours:
+        try:
+            with _silent_stderr():
+                ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"--address: cannot connect to a Ray cluster at {address or 'auto'}: {reason(error)}") from None
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = 32 << 20
+    try:
+        yield
+    finally:
+        context.checkpoint_config = None
+        if ours:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keeps what Ray's C++ core writes while it starts off the terminal; failures come as exceptions all the same."""
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)

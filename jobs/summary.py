@@ -1,0 +1,44 @@
+"""The figures of a finished run, as summary.json holds them."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from importlib.metadata import version
+
+from jobs.checks import Job
+from jobs.resources import Plan
+from jobs.write import Written
+
+
+def summarize(job: Job, plan: Plan | None, written: Written, seconds: float) -> dict[str, object]:
+    """The content of summary.json. `seconds` is the job's wall time."""
+    meter = written.meter
+    rows = written.ok + written.failed
+    phases = {
+        "read": meter.read_s,
+        "preprocess": meter.preprocess_s,
+        "forward": meter.forward_s,
+        "postprocess": meter.postprocess_s,
+        "write": written.write_s,
+        "waiting": meter.waiting_s,
+    }
+    return {
+        "rows_in": job.data.rows,
+        "rows_ok": written.ok,
+        "rows_failed": written.failed,
+        "rows_skipped": job.data.rows - job.rows_left,
+        "seconds": round(seconds, 3),
+        "rows_per_second": round(rows / seconds, 3),
+        "audio_seconds": round(meter.audio_seconds, 3),
+        "padding_efficiency": round(meter.elements / meter.padded_elements, 4) if meter.padded_elements else 1.0,
+        "seconds_by_phase": {name: round(value, 3) for name, value in phases.items()},
+        "peak_memory_bytes": int(meter.peak_bytes),
+        "plan": dataclasses.asdict(plan) if plan else None,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("dray", "ray", "torch", "transformers", "pyarrow")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
