@@ -24,7 +24,7 @@ drill: .venv/ready
 	$(BIN)/python -m pytest -q -m slow
 
 bench: .venv/ready
-	$(BIN)/python -m tests.benchmarks.batch
+	PYTHONPATH=tests:. $(BIN)/python tests/benchmarks/batch.py
 
 # torch first and pinned: a plain `torch` would bring several gigabytes of CUDA where a CPU build is at hand.
 .venv/ready: requirements.lock pyproject.toml

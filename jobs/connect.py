@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 
 import ray
+from ray._common.network_utils import parse_address
+from ray._private.services import canonicalize_bootstrap_address
 from ray.data import DataContext
 
 from jobs.storage import reason
@@ -25,10 +28,12 @@ def connected(address: str | None) -> Iterator[None]:
     ours = not ray.is_initialized()
     if ours:
         try:
+            found = _answering(address)
             with _silent_stderr():
-                ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+                ray.init(address=found, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"--address: cannot connect to a Ray cluster at {address or 'auto'}: {reason(error)}") from None
+            asked = address or os.environ.get("RAY_ADDRESS", "auto")
+            raise ConfigError(f"--address: no Ray cluster answers at {asked}: {reason(error)}") from None
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -39,6 +44,32 @@ def connected(address: str | None) -> Iterator[None]:
         context.checkpoint_config = None
         if ours:
             ray.shutdown()
+
+
+def _answering(address: str | None) -> str:
+    """Where to connect: the address of a cluster that answers, or "local" where none was asked for.
+
+    Ray waits for minutes for a cluster that is not there, and finds a dead one by the file that it left behind.
+
+    Raises:
+        ConnectionError: nothing answers at an address that was asked for.
+        ValueError: not an address.
+    """
+    asked = address or os.environ.get("RAY_ADDRESS")
+    if asked is not None and (asked == "local" or "://" in asked):
+        return asked
+    found: str | None = canonicalize_bootstrap_address(asked)
+    if found is None:
+        return "local"
+    host, port = parse_address(found)
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        if asked not in (None, "auto"):
+            raise ConnectionError(reason(error)) from None
+        print(f"dray: the Ray cluster started here last, {found}, does not answer; starting one for this run", file=sys.stderr)
+        return "local"
+    return found
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ def run(config: JobConfig, fresh: bool = False, address: str | None = None) -> d
             again = _missing(job, written)
             if again:
                 written.add(_execute(again, make_plan(cluster_nodes(), config.engine, again.work)))
-    summary = summarize(job, plan, written, time.time() - started)
+    summary = summarize(job, plan, written, started)
     job.output.write(SUMMARY, json.dumps(summary, indent=2))
     job.output.write(REPORT, render(summary, config))
     _balance(job, written, summary)

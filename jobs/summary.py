@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import time
 from importlib.metadata import version
 
 from jobs.checks import Job
@@ -11,8 +12,9 @@ from jobs.resources import Plan
 from jobs.write import Written
 
 
-def summarize(job: Job, plan: Plan | None, written: Written, seconds: float) -> dict[str, object]:
-    """The content of summary.json. `seconds` is the job's wall time."""
+def summarize(job: Job, plan: Plan | None, written: Written, started: float) -> dict[str, object]:
+    """The content of summary.json of a job that was `started` so many seconds after the epoch and ends now."""
+    seconds = time.time() - started
     meter = written.meter
     rows = written.ok + written.failed
     phases = {
@@ -29,6 +31,7 @@ def summarize(job: Job, plan: Plan | None, written: Written, seconds: float) -> 
         "rows_failed": written.failed,
         "rows_skipped": job.data.rows - job.rows_left,
         "seconds": round(seconds, 3),
+        "startup_seconds": round(meter.first_forward - started, 3) if rows else 0.0,
         "rows_per_second": round(rows / seconds, 3),
         "audio_seconds": round(meter.audio_seconds, 3),
         "padding_efficiency": round(meter.elements / meter.padded_elements, 4) if meter.padded_elements else 1.0,

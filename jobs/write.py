@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import posixpath
 import re
 from collections.abc import Iterable
@@ -120,4 +121,5 @@ def _sum(meters: pa.ChunkedArray) -> Meter:
     flat = pa.concat_arrays(meters.chunks) if meters.num_chunks else pa.array([], METER)
     sums = {item.name: pc.sum(flat.field(item.name)).as_py() or 0.0 for item in METER}
     sums["peak_bytes"] = pc.max(flat.field("peak_bytes")).as_py() or 0.0
+    sums["first_forward"] = pc.min(flat.field("first_forward")).as_py() or math.inf
     return Meter(**sums)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import queue
 import threading
 import time
@@ -26,6 +28,7 @@ class Meter:
         read_s, preprocess_s, forward_s, postprocess_s: seconds in each phase; a batch's are shared by cost.
         waiting_s: seconds the model waited for preprocessing.
         peak_bytes: the most memory a process that worked on it has held; sums as the maximum.
+        first_forward: when the model first ran, in seconds since the epoch; sums as the minimum.
     """
 
     audio_seconds: float = 0.0
@@ -37,12 +40,13 @@ class Meter:
     postprocess_s: float = 0.0
     waiting_s: float = 0.0
     peak_bytes: float = 0.0
+    first_forward: float = math.inf
 
     def add(self, other: Meter) -> None:
-        """Adds each figure; keeps the larger peak."""
+        """Adds each figure; keeps the larger peak and the earlier start."""
+        join = {"peak_bytes": max, "first_forward": min}
         for name, value in other.values().items():
-            mine = getattr(self, name)
-            setattr(self, name, max(mine, value) if name == "peak_bytes" else mine + value)
+            setattr(self, name, join.get(name, operator.add)(getattr(self, name), value))
 
     def take(self) -> Meter:
         """A copy; this one starts again from zero."""
@@ -113,14 +117,17 @@ def forward_parts(phases: Phases, parts: Sequence[Part], limits: Limits) -> list
     results: list[tuple[Output | RowError, Meter] | None] = [None] * len(parts)
 
     def run(batch: Sequence[int]) -> None:
-        started = time.perf_counter()
+        began, started = time.time(), time.perf_counter()
         outputs = phases.forward([parts[index] for index in batch])
         seconds = time.perf_counter() - started
         longest = max(parts[index].cost for index in batch)
         total = sum(parts[index].cost for index in batch) or 1
         for index, output in zip(batch, outputs, strict=True):
             cost = parts[index].cost
-            results[index] = output, Meter(elements=cost, padded_elements=longest, forward_s=seconds * cost / total)
+            results[index] = (
+                output,
+                Meter(elements=cost, padded_elements=longest, forward_s=seconds * cost / total, first_forward=began),
+            )
 
     def failed(index: int, error: Exception) -> None:
         results[index] = RowError.wrap("forward", error), Meter()

@@ -69,6 +69,8 @@ def free_port() -> int:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """`ray start --head` with two logical CPUs, stopped at the end. Ports are free ones, so it can share its host."""
     gcs, dashboard = free_port(), free_port()
+    from ray._common.utils import get_ray_address_file
+
     log = tmp_path_factory.mktemp("ray") / "head.log"
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={gcs}", f"--dashboard-port={dashboard}"]
     command += [f"--dashboard-agent-listen-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0"]
@@ -85,6 +87,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         for leftover in alive:
             leftover.kill()
         process.wait(10)
+        latest = Path(get_ray_address_file(None))  # a killed head leaves it, and the next driver would try it
+        if latest.exists() and latest.read_text().endswith(f":{gcs}"):
+            latest.unlink()
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

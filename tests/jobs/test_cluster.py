@@ -11,7 +11,7 @@ from pathlib import Path
 import builders
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, free_port
 from test_job import rows_of, text_job, write_texts
 
 
@@ -51,6 +51,15 @@ def test_submitting_to_nobody(dray):
     done = dray("submit", "configs/demo.yaml", "--address", "http://127.0.0.1:9")
     assert done.returncode == 2
     assert "dray: --address: cannot submit to http://127.0.0.1:9" in done.stderr
+
+
+def test_a_cluster_that_is_not_there(models, tmp_path, capsys):
+    write_texts(tmp_path / "in", builders.texts(4), 1)
+    address = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "jobs.cli", "run", write_config(models, tmp_path), "--address", address]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == f"dray: --address: no Ray cluster answers at {address}: Connection refused\n"
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
