@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
-from jobs.read import Keys, Piece, pieces, row_keys
+from jobs.read import Keys, Piece, first_rows, is_finished, pieces, row_keys
 from jobs.resources import Work
-from jobs.resume import claim, fingerprint, finished_keys
+from jobs.resume import claim, failed_rows, fingerprint, finished_keys
+from jobs.rows import ARGUMENT, items
 from jobs.sources import Input, open_input
 from jobs.storage import Folder, output_folder
 from pipelines.config import JobConfig
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, ModelError, OutputError, RowError, first_line
 from pipelines.loading import load_phases, model_identity, resolve_task
 
 if TYPE_CHECKING:
     from pipelines.phases import Phases
+
+
+SAMPLE = 16  # rows looked at before the job starts
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Job:
     output: Folder
     finished: Keys
     left: list[Piece]
+    failed_earlier: int
     work: Work
 
     @property
@@ -51,9 +58,12 @@ def check(config: JobConfig, fresh: bool = False, dry: bool = False) -> Job:
     task = resolve_task(config)
     data = open_input(config, task)
     phases = load_phases(config, weights=False)
+    sample = first_rows(data, SAMPLE)
+    _try_out(phases, sample)
     if config.output.subtitles and "chunks" not in str(phases.schema()):
         raise ConfigError("output.subtitles: set parameters.return_timestamps, or there is nothing to time them by")
     output = output_folder(config)
+    _refuse_inside(output, data)
     if dry:
         finished = np.empty(0, np.uint64)
     else:
@@ -61,20 +71,62 @@ def check(config: JobConfig, fresh: bool = False, dry: bool = False) -> Job:
         finished = finished_keys(output)
     left = pieces(data, finished)
     rows = data.rows - _finished_rows(data, finished)
-    return Job(config, data, output, finished, left, _work(phases, data, rows))
+    failed = 0 if dry else failed_rows(output)
+    return Job(_portable(config), data, output, finished, left, failed, _work(phases, data, sample, rows))
+
+
+def _portable(config: JobConfig) -> JobConfig:
+    """The config for workers, whose working directory is another one: a model's folder by its absolute path."""
+    folder = Path(config.model).expanduser()
+    return config.model_copy(update={"model": str(folder.absolute())}) if folder.is_dir() else config
+
+
+def _try_out(phases: Phases, sample: pa.Table) -> None:
+    """Preprocesses a few rows: what is wrong with all of them is wrong with the config. Media may be damaged; texts not.
+
+    Raises:
+        ModelError: no row can be preprocessed.
+    """
+    if phases.task.fans_out:
+        return
+    error = None
+    for item in items(sample, phases):
+        if isinstance(item, RowError):
+            continue
+        try:
+            for _ in phases.preprocess(item.value, item.options):
+                pass
+            return
+        except Exception as failure:  # tokenizers raise whatever they like
+            error = failure
+    if error is not None:
+        raise ModelError(
+            f"parameters: {phases.task.name} cannot preprocess any of the first {sample.num_rows} rows: {first_line(error)}"
+        )
+
+
+def _refuse_inside(output: Folder, data: Input) -> None:
+    """Raises OutputError where the next run would read this one's results."""
+    for source in data.sources:
+        if source.path.startswith(output.path + "/"):
+            raise OutputError(f"output.path: {output.url} holds the input {source.name}; choose another folder")
 
 
 def _finished_rows(data: Input, finished: Keys) -> int:
-    if not len(finished):
-        return 0
-    return sum(int(np.isin(row_keys(s.name, 0, s.rows), finished).sum()) for s in data.sources)
+    return sum(int(is_finished(row_keys(source.name, 0, source.rows), finished).sum()) for source in data.sources)
 
 
-def _work(phases: Phases, data: Input, rows: int) -> Work:
+def _work(phases: Phases, data: Input, sample: pa.Table, rows: int) -> Work:
     """Costs by rule of thumb: two operations per weight and position, positions by the bytes of a row."""
     weights = sum(parameter.numel() for parameter in phases.pipe.model.parameters())
-    bytes_per_row = sum(source.size for source in data.sources) / max(1, data.rows)
-    # 16 kB of compressed audio are a second of 50 frames; 4 bytes of compressed text are about 2 tokens.
-    positions = bytes_per_row / 16_000 * 50 if phases.task.fans_out else bytes_per_row / 2
+    argument = ARGUMENT + phases.task.inputs[0]
+    cell_bytes = sample[argument].nbytes / max(1, sample.num_rows)
+    if phases.task.fans_out:
+        # 16 kB of compressed audio are a second, and a second 50 frames. Behind a path may be anything; say a minute.
+        is_path = pa.types.is_string(sample[argument].type)
+        positions = 50 * (60 if is_path else cell_bytes / 16_000)
+    else:
+        limit = getattr(phases.pipe.model.config, "max_position_embeddings", None) or 4096
+        positions = min(cell_bytes / 4, limit)
     element_size = next(phases.pipe.model.parameters()).element_size()
     return Work(rows, 2.0 * weights * max(1.0, positions), weights * element_size, phases.task.fans_out)

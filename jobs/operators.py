@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -23,6 +24,7 @@ from pipelines.phases import Phases
 
 SEGMENT_PARTS = 16  # model inputs in one row between phases
 SEGMENT_BYTES = 32 << 20  # and at most about this much
+RECALLED = 1000  # long items whose joined outputs Gather still knows
 YIELD_BYTES = 64 << 20  # preprocessed rows are handed on at this size, also in the middle of a block
 
 Row = dict[str, object]
@@ -166,12 +168,13 @@ class Forward:
 class Gather:
     """Puts the segments of long items together. Single-segment rows pass; others wait, outputs only, for their last.
 
-    One actor sees all rows. Segments that come again, because Ray repeated a task, change nothing.
+    One actor sees all rows. A task that Ray repeats gives what it gave: the segment that completed an item completes it
+    again, as long as the item is among the last RECALLED; others change nothing.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[int, dict[int, Row]] = {}
-        self._settled: set[int] = set()
+        self._settled: OrderedDict[int, tuple[int, Row]] = OrderedDict()  # key -> completing segment, joined row
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Rows with `outputs` of one segment -> rows with `outputs` of whole items; fewer rows than came."""
@@ -182,19 +185,21 @@ class Gather:
         key: int = row[KEY]  # type: ignore[assignment]
         if row["segment"] == 0 and row["segments"] == 1:
             return row
+        number: int = row["segment"]  # type: ignore[assignment]
         if key in self._settled:
-            return None
-        if row["error"] is not None:
-            self._waiting.pop(key, None)
-            self._settled.add(key)
-            return row
+            completing, joined = self._settled[key]
+            return joined if number == completing else None
         segments = self._waiting.setdefault(key, {})
-        segments[row["segment"]] = row  # type: ignore[index]
+        segments[number] = row
         count = max(segment["segments"] for segment in segments.values())  # type: ignore[type-var]
-        if len(segments) != count:
+        if row["error"] is None and len(segments) != count:
             return None
-        self._settled.add(key)
-        return _joined([row for _, row in sorted(self._waiting.pop(key).items())])
+        del self._waiting[key]
+        joined = row if row["error"] is not None else _joined([segments[index] for index in sorted(segments)])
+        self._settled[key] = number, joined
+        if len(self._settled) > RECALLED:
+            self._settled.popitem(last=False)
+        return joined
 
 
 class Postprocess:

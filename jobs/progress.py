@@ -22,17 +22,20 @@ class Count:
         return self.ok + self.failed
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1)
 class Tally:
-    """Adds up what the write tasks report. For showing only: a task that Ray repeats counts twice."""
+    """Adds up what the write tasks report; one that Ray repeats counts once. It forgets if its node dies."""
 
     def __init__(self) -> None:
+        self._written: dict[str, Count] = {}
         self._ok = self._failed = 0
 
-    def add(self, ok: int, failed: int) -> None:
-        """Rows of one write task."""
-        self._ok += ok
-        self._failed += failed
+    def add(self, file: str, ok: int, failed: int) -> None:
+        """Rows of one write task, named by its file."""
+        earlier = self._written.get(file, Count())
+        self._written[file] = Count(ok, failed)
+        self._ok += ok - earlier.ok
+        self._failed += failed - earlier.failed
 
     def count(self) -> Count:
         """The sums."""

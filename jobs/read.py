@@ -47,29 +47,43 @@ def row_keys(source: str, first: int, count: int) -> Keys:
         return base + np.arange(first, first + count, dtype=np.uint64) * GOLDEN
 
 
+def is_finished(keys: Keys, finished: Keys) -> npt.NDArray[np.bool_]:
+    """Which of `keys` are in `finished`, which is sorted."""
+    if not len(finished):
+        return np.zeros(len(keys), bool)
+    places = np.minimum(np.searchsorted(finished, keys), len(finished) - 1)
+    return np.asarray(finished[places] == keys)
+
+
 def pieces(data: Input, finished: Keys) -> list[Piece]:
     """What is left to read. Row groups and files whose rows are all finished are not in it."""
     left = []
     for source in data.sources:
-        for piece in _pieces(data.filesystem, source) if _unfinished(source.name, 0, source.rows, finished) else ():
-            if _unfinished(source.name, piece.first, piece.rows, finished):
-                left.append(piece)
+        if _unfinished(source, 0, source.rows, finished):
+            left += [piece for piece in _pieces(source) if _unfinished(source, piece.first, piece.rows, finished)]
     return left
 
 
-def _unfinished(name: str, first: int, rows: int, finished: Keys) -> bool:
-    return rows > 0 and (not len(finished) or not np.isin(row_keys(name, first, rows), finished).all())
+def _unfinished(source: Source, first: int, rows: int, finished: Keys) -> bool:
+    return rows > 0 and not is_finished(row_keys(source.name, first, rows), finished).all()
 
 
-def _pieces(fs: fsspec.AbstractFileSystem, source: Source) -> Iterator[Piece]:
+def _pieces(source: Source) -> Iterator[Piece]:
     if source.format != "parquet":
         yield Piece(source, None, 0, source.rows)
         return
-    (fragment,) = open_dataset(fs, source).get_fragments()
     first = 0
-    for group in fragment.row_groups:
-        yield Piece(source, (group.id,), first, group.num_rows)
-        first += group.num_rows
+    for number, rows in enumerate(source.row_groups):
+        yield Piece(source, (number,), first, rows)
+        first += rows
+
+
+def first_rows(data: Input, count: int) -> pa.Table:
+    """Up to `count` rows of the first file that has any, as the dataflow will see them."""
+    source = next(source for source in data.sources if source.rows)
+    piece = next(iter(_pieces(source)))
+    table: pa.Table = next(_read(data.filesystem, [piece], data.columns, None))
+    return table.slice(0, count)
 
 
 class RowsDatasource(Datasource):  # type: ignore[misc]  # Ray is untyped
@@ -143,7 +157,7 @@ def _read(
             table = table.append_column(READ_S, pa.array([seconds] * batch.num_rows, pa.float64()))
             position += batch.num_rows
             if len(done):
-                table = table.filter(pa.array(~np.isin(table[KEY].to_numpy(), done)))
+                table = table.filter(pa.array(~is_finished(table[KEY].to_numpy(), done)))
             if table.num_rows:
                 yield table
             started = time.perf_counter()

@@ -19,8 +19,9 @@ from pipelines.errors import ConfigError
 POOLS = 0.8  # share of the CPUs that actors may hold
 ACTOR_BYTES = 700 << 20  # a worker with torch and transformers loaded, before any weights
 BLOCK_SECONDS = 4.0  # model work in a block: how much an interruption can cost, and how often results appear
-LARGEST_BLOCK = 2048  # rows
-CPU_FLOPS, ACCELERATOR_FLOPS = 2e10, 2e13  # of one thread, of one device: cautious guesses that size blocks, no more
+SMALLEST_BLOCK, LARGEST_BLOCK = 8, 2048  # rows, where there are enough
+MOST_HELPERS = 32  # preprocessing actors for one model actor: one accelerator outruns few CPUs, but not without end
+CPU_FLOPS, ACCELERATOR_FLOPS = 4e10, 2e13  # of one thread, of one device: cautious guesses that size blocks, no more
 ROW_SECONDS = 5e-4  # overhead of a row
 
 
@@ -103,14 +104,19 @@ def make_plan(nodes: Sequence[Node], engine: EngineConfig, work: Work) -> Plan:
     Raises:
         ConfigError: the cluster has no CPU, or no node has the memory for one copy of the model.
     """
-    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    nodes = [node for node in nodes if node.cpus > 0 or node.gpus > 0]
+    cpus, gpus = sum(node.cpus for node in nodes), sum(int(node.gpus) for node in nodes)
     if cpus <= 0:
         raise ConfigError("the cluster has no CPUs; start a node with at least one")
+    if engine.device.startswith("cuda") and gpus < 1:
+        raise ConfigError(f"engine.device: {engine.device}, but the cluster has no GPU")
     on_gpus = gpus >= 1 and (engine.device == "auto" or engine.device.startswith("cuda"))
     layout = engine.layout if engine.layout != "auto" else ("staged" if on_gpus else "fused")
     actors, threads = _model_actors(nodes, engine, work, on_gpus)
-    shares = _fused(cpus, actors, on_gpus) if layout == "fused" else _staged(cpus, actors, on_gpus, work.fans_out)
+    room = _Room(nodes)
+    shares = _fused(room, actors, on_gpus) if layout == "fused" else _staged(room, actors, on_gpus, work.fans_out)
     model, preprocess, postprocess, gather = shares
+    actors = model.actors
     speed = ACCELERATOR_FLOPS if on_gpus else CPU_FLOPS * threads
     return Plan(
         layout=layout,
@@ -128,7 +134,22 @@ def block_rows(work: Work, flops_per_second: float, actors: int) -> int:
     """Rows for about BLOCK_SECONDS of model work, and few enough that every actor gets several blocks."""
     seconds = work.row_flops / flops_per_second + ROW_SECONDS
     spread = math.ceil(work.rows / (4 * actors))
-    return max(1, min(round(BLOCK_SECONDS / seconds), spread, LARGEST_BLOCK))
+    return max(1, min(max(round(BLOCK_SECONDS / seconds), SMALLEST_BLOCK), spread, LARGEST_BLOCK))
+
+
+class _Room:
+    """The CPUs that pools may hold, node by node: an actor has to fit on one of them."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._nodes = [node.cpus for node in nodes if node.cpus > 0]
+        self.cpus = sum(self._nodes)
+
+    def pool(self, share: float, actors: int) -> Pool:
+        """At most `actors` actors that together hold about `share` of all CPUs, and on each node of its own."""
+        smallest = min(self._nodes)
+        each = _floor(min(self.cpus * share / actors, smallest * share))
+        fitting = sum(int((cpus * share + 1e-9) // each) for cpus in self._nodes)
+        return Pool(max(1, min(actors, fitting)), each)
 
 
 def _model_actors(nodes: Sequence[Node], engine: EngineConfig, work: Work, on_gpus: bool) -> tuple[int, int]:
@@ -139,37 +160,34 @@ def _model_actors(nodes: Sequence[Node], engine: EngineConfig, work: Work, on_gp
         raise ConfigError(
             f"model: no node has the memory for one copy of the model ({copy_bytes >> 20} MiB); use a larger node"
         )
-    most = sum(min(fit, max(1, int(node.gpus if on_gpus else node.cpus))) for fit, node in zip(fitting, nodes, strict=True))
+    places = [int(node.gpus) if on_gpus else math.ceil(node.cpus) for node in nodes]
+    most = max(1, sum(min(fit, place) for fit, place in zip(fitting, places, strict=True)))
     seconds = work.rows * (work.row_flops / CPU_FLOPS + ROW_SECONDS)
     useful = max(1, min(work.rows, math.ceil(seconds)))  # starting an actor takes longer than a second of work
     actors = engine.actors if isinstance(engine.actors, int) else (most if on_gpus else min(most, useful))
-    cores = sum(node.cpus for node in nodes)
-    return actors, max(1, int(cores // actors)) if not on_gpus else 1
+    if on_gpus:
+        return actors, 1
+    cores = min(sum(node.cpus for node in nodes) / actors, min(node.cpus for node in nodes if node.cpus > 0))
+    return actors, max(1, int(cores))
 
 
 Shares = tuple[Pool, Pool | None, Pool | None, Pool | None]
 
 
-def _fused(cpus: float, actors: int, on_gpus: bool) -> Shares:
+def _fused(room: _Room, actors: int, on_gpus: bool) -> Shares:
     # Ray Data discourages CPUs beside GPUs in one actor; the GPU is what limits their number.
-    model = Pool(actors, 0.0, 1.0) if on_gpus else Pool(actors, _floor(cpus * POOLS / actors))
-    return model, None, None, None
+    return Pool(actors, 0.0, 1.0) if on_gpus else room.pool(POOLS, actors), None, None, None
 
 
-def _staged(cpus: float, actors: int, on_gpus: bool, fans_out: bool) -> Shares:
+def _staged(room: _Room, actors: int, on_gpus: bool, fans_out: bool) -> Shares:
     """With GPUs the CPUs belong to preprocessing; without, most of them to the model."""
     before = 0.7 if on_gpus else 0.2
-    model = Pool(actors, 0.0, 1.0) if on_gpus else Pool(actors, _floor(cpus * 0.5 / actors))
-    preprocess = max(1, int(cpus * before))
-    postprocess = max(1, int(cpus * 0.05))
-    return (
-        model,
-        Pool(preprocess, _floor(cpus * before / preprocess)),
-        Pool(postprocess, _floor(cpus * 0.05 / postprocess)),
-        Pool(1, _floor(min(1.0, cpus * 0.05))) if fans_out else None,
-    )
+    model = Pool(actors, 0.0, 1.0) if on_gpus else room.pool(0.5, actors)
+    preprocess = room.pool(before, min(MOST_HELPERS * actors, max(1, int(room.cpus * before))))
+    postprocess = room.pool(0.05, max(1, min(actors, int(room.cpus * 0.05))))
+    return model, preprocess, postprocess, room.pool(0.05, 1) if fans_out else None
 
 
 def _floor(cpus: float) -> float:
-    """Rounded down to the thousandths that Ray counts in; whole CPUs above 1, for Ray takes no fractions there."""
-    return float(math.floor(cpus)) if cpus > 1 else math.floor(cpus * 1000) / 1000
+    """Rounded down to thousandths, within what Ray counts in; whole CPUs above 1, for Ray takes no fractions there."""
+    return float(math.floor(cpus)) if cpus > 1 else max(0.001, math.floor(cpus * 1000) / 1000)

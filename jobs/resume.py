@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import CheckpointManager
@@ -115,9 +117,19 @@ def finished_keys(output: Folder) -> Keys:
     _roll_back(output)
     files = (output / CHECKPOINT).files()
     filesystem = output.arrow()
-    tables = [pq.read_table(path, columns=[KEY], filesystem=filesystem)[KEY] for path in files]
+    with ThreadPoolExecutor(32) as pool:
+        tables = list(pool.map(lambda path: pq.read_table(path, columns=[KEY], filesystem=filesystem)[KEY], files))
     keys = pa.chunked_array([chunk for column in tables for chunk in column.chunks], pa.uint64()).to_numpy()
     return np.unique(keys)
+
+
+def failed_rows(output: Folder) -> int:
+    """Rows under data/status=failed, of all runs so far."""
+    count = 0
+    for path in (output / "data/status=failed").files():
+        kind = "parquet" if path.endswith(".parquet") else "json"
+        count += pads.dataset(path, format=kind, filesystem=output.arrow()).count_rows()
+    return count
 
 
 def _roll_back(output: Folder) -> None:

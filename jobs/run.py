@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -10,6 +11,7 @@ import time
 
 import ray
 from ray.data import DataContext
+from ray.exceptions import RayError
 
 from jobs.checks import Job, check
 from jobs.connect import connected
@@ -79,11 +81,12 @@ def _execute(job: Job, plan: Plan) -> Written:
     limit = job.config.errors.max_failed_fraction * job.data.rows
     while thread.is_alive():
         thread.join(0.25)
-        count = ray.get(tally.count.remote())
+        with contextlib.suppress(RayError):  # a tally that is being restarted is no reason to stop
+            count = ray.get(tally.count.remote(), timeout=10)
         progress.show(count)
-        if count.failed > limit:
+        if count.failed + job.failed_earlier > limit:
             progress.close()
-            raise JobError(_too_many(count.failed, job.data.rows, job))
+            raise JobError(_too_many(count.failed + job.failed_earlier, job.data.rows, job))
     progress.close()
     if failure:
         raise JobError(f"the job stopped: {_cause(failure[0])}; the same command continues it") from failure[0]
@@ -116,8 +119,9 @@ def _balance(job: Job, written: Written, summary: dict[str, object]) -> None:
         raise JobError(
             f"{job.rows_left - done} of {job.rows_left} rows are missing from {job.output.url}; run the same command again"
         )
-    if written.failed > job.config.errors.max_failed_fraction * job.data.rows:
-        raise JobError(_too_many(written.failed, job.data.rows, job))
+    failed = written.failed + job.failed_earlier
+    if failed > job.config.errors.max_failed_fraction * job.data.rows:
+        raise JobError(_too_many(failed, job.data.rows, job))
 
 
 def _too_many(failed: int, rows: int, job: Job) -> str:

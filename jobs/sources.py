@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 from fsspec.core import split_protocol, url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from pyarrow import csv, json
 
 from jobs.rows import ID, KEY, SOURCE
 from jobs.storage import arrow_filesystem, reason
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import fsspec
 
 SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv"}
-ARROW_FORMATS = {"parquet": "parquet", "jsonl": "json", "csv": "csv"}
+JSON_BLOCK = 64 << 20  # bytes parsed at once, and the longest line
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,17 @@ class Source:
         path: how its filesystem names it.
         rows: in the file.
         size: bytes of the file.
+        row_groups: rows of each, for Parquet.
+        schema: its columns.
     """
 
     name: str
     path: str
     format: str
-    rows: int
-    size: int
+    rows: int = 0
+    size: int = 0
+    row_groups: tuple[int, ...] = ()
+    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,6 @@ class Input:
 
     filesystem: fsspec.AbstractFileSystem
     sources: tuple[Source, ...]
-    schema: pa.Schema
     columns: Columns
 
     @property
@@ -86,9 +89,11 @@ def open_input(config: JobConfig, task: Task) -> Input:
         sources = tuple(pool.map(partial(_inspect, fs, config.input.format), files))
     if not any(source.rows for source in sources):
         raise InputError(f"input.path: {_paths(config.input)} holds no rows")
-    first = next(source for source in sources if source.rows)
-    schema = open_dataset(fs, first).schema
-    return Input(fs, sources, schema, _columns(config, task, schema.names, first.name))
+    columns = _columns(config, task)
+    for source in sources:
+        if source.rows:
+            _refuse_missing(config, columns, source)
+    return Input(fs, sources, columns)
 
 
 def _paths(config: InputConfig) -> str:
@@ -121,8 +126,13 @@ def _matches(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:
         candidates = [file for file in fs.find(path) if _suffix(file) in SUFFIXES]
     else:
         candidates = [path] if fs.exists(path) else []
-    hidden = ("_", ".")
-    return [file for file in candidates if not posixpath.basename(file).startswith(hidden) and not fs.isdir(file)]
+    root = path.split("*")[0].rpartition("/")[0] if "*" in path else path
+    return [file for file in candidates if not _is_hidden(file.removeprefix(root)) and not fs.isdir(file)]
+
+
+def _is_hidden(path: str) -> bool:
+    """Whether a file, or a folder that it lies in, has a name that means: no data."""
+    return any(part.startswith(("_", ".")) for part in path.split("/"))
 
 
 def _name(fs: fsspec.AbstractFileSystem, path: str, pattern: str) -> str:
@@ -144,30 +154,46 @@ def _inspect(fs: fsspec.AbstractFileSystem, forced: str | None, file: tuple[str,
         raise InputError(f"input.format: cannot tell the format of {name} by its suffix; set it to parquet, jsonl or csv")
     try:
         size = fs.size(path)
-        source = Source(name, path, kind, 0, size)
-        rows = open_dataset(fs, source).count_rows() if size else 0
+        if not size:
+            return Source(name, path, kind)
+        dataset = open_dataset(fs, Source(name, path, kind))
+        groups: tuple[int, ...] = ()
+        if kind == "parquet":
+            (fragment,) = dataset.get_fragments()
+            groups = tuple(group.num_rows for group in fragment.row_groups)
+        rows = sum(groups) if groups else dataset.count_rows()
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"input.path: {name} is not a readable {kind} file: {reason(error)}") from None
-    return Source(name, path, kind, rows, size)
+    return Source(name, path, kind, rows, size, groups, dataset.schema)
 
 
 def open_dataset(fs: fsspec.AbstractFileSystem, source: Source) -> pads.Dataset:
     """One file as pyarrow reads it."""
-    return pads.dataset(source.path, format=ARROW_FORMATS[source.format], filesystem=arrow_filesystem(fs))
+    # Text in quotes may hold line breaks, and a line of JSON may hold a recording.
+    kinds = {
+        "csv": pads.CsvFileFormat(csv.ParseOptions(newlines_in_values=True)),
+        "jsonl": pads.JsonFileFormat(read_options=json.ReadOptions(block_size=JSON_BLOCK)),
+        "parquet": pads.ParquetFileFormat(),
+    }
+    return pads.dataset(source.path, format=kinds[source.format], filesystem=arrow_filesystem(fs))
 
 
-def _columns(config: JobConfig, task: Task, names: Sequence[str], file: str) -> Columns:
-    """Pairs arguments with columns. Raises InputError for a column that the input lacks."""
+def _columns(config: JobConfig, task: Task) -> Columns:
+    """Pairs arguments with columns."""
     required = task.inputs[0]
     arguments = dict(config.input.columns)
     arguments.setdefault(required, required)
-    columns = Columns(arguments, config.output.keep, config.input.id)
-    keys = {column: f"input.columns.{argument}" for argument, column in arguments.items()}
-    for column in columns.needed:
-        if column not in names:
-            key = keys.get(column, "output.keep" if column in config.output.keep else "input.id")
-            raise InputError(f"{key}: {file} has no column {column}{nearest(column, list(names))}")
     for column in config.output.keep:
         if column in (ID, SOURCE, "prediction", "error", KEY):
             raise InputError(f"output.keep: {column} is a column of the output itself; rename it in the input")
-    return columns
+    return Columns(arguments, config.output.keep, config.input.id)
+
+
+def _refuse_missing(config: JobConfig, columns: Columns, source: Source) -> None:
+    """Raises InputError for a column that a file lacks."""
+    names = source.schema.names
+    keys = {column: f"input.columns.{argument}" for argument, column in columns.arguments.items()}
+    for column in columns.needed:
+        if column not in names:
+            key = keys.get(column, "output.keep" if column in config.output.keep else "input.id")
+            raise InputError(f"{key}: {source.name} has no column {column}{nearest(column, names)}")

@@ -7,10 +7,14 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jobs.storage import output_folder, reason
 from pipelines.config import load_config
 from pipelines.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 
 def submit(config: str, overrides: Sequence[str], fresh: bool, address: str, wait: bool) -> int:
@@ -29,7 +33,7 @@ def submit(config: str, overrides: Sequence[str], fresh: bool, address: str, wai
     Raises:
         UsageError: the config is wrong or outside the current directory, or nothing answers at the address.
     """
-    from ray.job_submission import JobStatus, JobSubmissionClient
+    from ray.job_submission import JobSubmissionClient
 
     output = output_folder(load_config(config, overrides))
     if output.is_local and not os.path.isabs(output.url):
@@ -52,6 +56,18 @@ def submit(config: str, overrides: Sequence[str], fresh: bool, address: str, wai
     print(f"submitted {job}", flush=True)
     if not wait:
         return 0
+    try:
+        return _follow(client, job)
+    except KeyboardInterrupt:
+        stop = f"ray job stop {job} --address {address}"
+        print(f"\ndray: {job} goes on without this terminal; `{stop}` stops it", file=sys.stderr)
+        return 1
+
+
+def _follow(client: JobSubmissionClient, job: str) -> int:
+    """Prints the job's log as it grows, until it ends; returns 0 if it succeeded."""
+    from ray.job_submission import JobStatus
+
     shown = 0
     while True:
         status = client.get_job_status(job)

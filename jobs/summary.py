@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 import time
 from importlib.metadata import version
@@ -31,7 +32,7 @@ def summarize(job: Job, plan: Plan | None, written: Written, started: float) -> 
         "rows_failed": written.failed,
         "rows_skipped": job.data.rows - job.rows_left,
         "seconds": round(seconds, 3),
-        "startup_seconds": round(meter.first_forward - started, 3) if rows else 0.0,
+        "startup_seconds": round(meter.first_forward - started, 3) if math.isfinite(meter.first_forward) else None,
         "rows_per_second": round(rows / seconds, 3),
         "audio_seconds": round(meter.audio_seconds, 3),
         "padding_efficiency": round(meter.elements / meter.padded_elements, 4) if meter.padded_elements else 1.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import math
 import posixpath
@@ -73,7 +74,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
         self._write_subtitles(ok)
         self._write_file("ok", name, ok, "prediction")
         self._write_file("failed", name, failed, "error")
-        self._tally.add.remote(ok.num_rows, failed.num_rows)
+        self._tally.add.remote(name, ok.num_rows, failed.num_rows)
         return Written(ok.num_rows, failed.num_rows, time.perf_counter() - started, _sum(table["meter"]))
 
     def on_write_complete(self, write_result: WriteResult[Written]) -> None:
@@ -83,12 +84,15 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
                 self.written.add(written)
 
     def _write_file(self, status: str, name: str, rows: pa.Table, result: str) -> None:
+        folder = posixpath.join(self.path, f"status={status}")
         if not rows.num_rows:
+            # An earlier attempt of this task may have had some.
+            with contextlib.suppress(FileNotFoundError):
+                self.filesystem.delete_file(posixpath.join(folder, name))
             return
         columns = {ID: rows[ID], SOURCE: rows[SOURCE]}
         columns |= {column.removeprefix(KEEP): rows[column] for column in rows.column_names if column.startswith(KEEP)}
         table = pa.table({**columns, result: rows[result]})
-        folder = posixpath.join(self.path, f"status={status}")
         if self.try_create_dir:
             self.filesystem.create_dir(folder, recursive=True)
         with self.filesystem.open_output_stream(posixpath.join(folder, name)) as file:

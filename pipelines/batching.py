@@ -130,15 +130,17 @@ def bisect(
     """
     try:
         run(batch)
+        return
     except Exception as error:  # a model raises whatever it likes
         if is_out_of_memory(error):
             out_of_memory(batch)
         if len(batch) == 1:
             failed(batch[0], error)
             return
-        middle = len(batch) // 2
-        bisect(batch[:middle], run, failed, out_of_memory)
-        bisect(batch[middle:], run, failed, out_of_memory)
+    # Outside of `except`: the error's traceback would keep the tensors of the failed run alive through its halves.
+    middle = len(batch) // 2
+    bisect(batch[:middle], run, failed, out_of_memory)
+    bisect(batch[middle:], run, failed, out_of_memory)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

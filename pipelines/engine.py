@@ -15,6 +15,7 @@ from pipelines.errors import RowError
 from pipelines.phases import Phases
 
 WINDOW = 32  # budgets of parts that are preprocessed, then sorted by length and batched together
+WINDOW_ELEMENTS = 1 << 25  # and at most so many elements, 128 MiB of float32
 
 
 @dataclass
@@ -130,7 +131,7 @@ def forward_parts(phases: Phases, parts: Sequence[Part], limits: Limits) -> list
             )
 
     def failed(index: int, error: Exception) -> None:
-        results[index] = RowError.wrap("forward", error), Meter()
+        results[index] = RowError.wrap("forward", error.with_traceback(None)), Meter()
 
     def out_of_memory(batch: Sequence[int]) -> None:
         limits.lower(len(batch), max(parts[index].cost for index in batch))
@@ -157,7 +158,7 @@ def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: M
 def predict(phases: Phases, items: Sequence[Item], limits: Limits, timeout_s: float) -> list[Outcome]:
     """All three phases for a block of items: the next window is preprocessed in a thread while the model runs one.
 
-    Memory is bounded by two windows of parts, however long an item is.
+    Memory is bounded by three windows of parts (one runs, one waits, one is being made), however long an item is.
 
     Returns:
         One outcome per item, in order.
@@ -204,12 +205,12 @@ _Window = list[tuple[int, int, Part]]  # (item, number of the part, part)
 def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, timeout_s: float) -> Iterator[_Window]:
     """Parts of successive items, cut into windows of about WINDOW batches."""
     window: _Window = []
-    elements = 0
+    elements, most = 0, min(WINDOW * limits.elements, WINDOW_ELEMENTS)
     for index, state in enumerate(pending):
         number = 0
         try:
             for part in preprocess_item(phases, state.item, state.prepared, timeout_s):
-                if window and (elements > WINDOW * limits.elements or len(window) >= WINDOW * limits.parts):
+                if window and (elements > most or len(window) >= WINDOW * limits.parts):
                     yield window
                     window, elements = [], 0
                 window.append((index, number, part))

@@ -72,8 +72,10 @@ def _model_config(config: JobConfig) -> PreTrainedConfig:
         raise ModelError(f"model: there is no folder {config.model}")
     if local and not (path / "config.json").is_file():
         raise ModelError(f"model: {config.model} holds no config.json, so it is not a model saved by transformers")
+    if local and not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
+        raise ModelError(f"model: {config.model} holds no weights (*.safetensors)")
     try:
-        return AutoConfig.from_pretrained(_location(config), revision=config.revision)
+        return AutoConfig.from_pretrained(_location(config), revision=config.revision, **config.model_kwargs)
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise ModelError(f"model: cannot load {config.model}: {first_line(error)}") from None
 

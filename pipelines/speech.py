@@ -87,8 +87,11 @@ def trim(pipe: Pipeline, inputs: Mapping[str, torch.Tensor], output: dict[str, o
     lengths = lengths or getattr(pipe.model, "_get_subsampling_output_length", None)
     if pipe.type != "ctc" or lengths is None:
         return output
+    import torch
+
     tokens = cast("torch.Tensor", output["tokens"])
-    return {**output, "tokens": tokens[:, : int(lengths(inputs[pipe.model.main_input_name].shape[1]))]}
+    frames = int(lengths(torch.tensor([inputs[pipe.model.main_input_name].shape[1]])))
+    return {**output, "tokens": tokens[:, :frames]}
 
 
 def needs_equal_lengths(pipe: Pipeline) -> bool:

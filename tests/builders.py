@@ -22,10 +22,10 @@ def text(rng: np.random.Generator, words: int) -> str:
     return " ".join(WORDS[i] for i in rng.integers(0, len(WORDS), words))
 
 
-def texts(count: int, seed: int = 0, median: float = 39.0, longest: int = 400) -> list[str]:
-    """Texts of lognormal lengths."""
+def texts(count: int, seed: int = 0, median: float = 39.0, sigma: float = 0.8, longest: int = 400) -> list[str]:
+    """Texts of lognormal lengths in words."""
     rng = np.random.default_rng(seed)
-    lengths = np.clip(rng.lognormal(np.log(median), 0.8, count), 1, longest).astype(int)
+    lengths = np.clip(rng.lognormal(np.log(median), sigma, count), 1, longest).astype(int)
     return [text(rng, int(length)) for length in lengths]
 
 

@@ -1,5 +1,6 @@
 """Every mistake: exit 2, one sentence that says what and where, no traceback, before any worker starts."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -44,6 +45,10 @@ CASES = [
     ("task", "automatic-speech-recognition", "input.columns.audio: "),
     ("model", "/no/such/folder", "model: there is no folder /no/such/folder"),
     ("model", "{tmp}", "holds no config.json"),
+    ("model", "{tmp}/empty-model", "holds no weights"),
+    ("parameters", {"padding": "to the moon"}, "parameters: text-classification cannot preprocess any of the first 2 rows"),
+    ("task", "zero-shot-classification", "parameters: zero-shot-classification cannot preprocess any of the first 2 rows"),
+    ("output.path", "{tmp}", "holds the input"),
     ("input.path", "/no/such/*.parquet", "input.path: there is no file at /no/such/*.parquet"),
     ("input.path", "{tmp}/empty.parquet", "empty.parquet holds no rows"),
     ("input.path", "{tmp}/text.parquet", "text.parquet is not a readable parquet file"),
@@ -60,6 +65,8 @@ CASES = [
 
 @pytest.mark.parametrize(("key", "value", "message"), CASES, ids=[f"{key}={value}" for key, value, _ in CASES])
 def test_a_mistake_is_told_in_one_sentence(good, tmp_path, capsys, monkeypatch, key, value, message):
+    (tmp_path / "empty-model").mkdir()
+    shutil.copy(Path(good["model"]) / "config.json", tmp_path / "empty-model")
     (tmp_path / "text.parquet").write_text("not Parquet at all")
     (tmp_path / "in.xyz").write_text("x")
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "empty.parquet")

@@ -29,6 +29,40 @@ def test_a_cluster_of_small_nodes_never_asks_for_more_than_one_node_has():
     plan = make_plan(nodes(2, count=8), EngineConfig(), SMALL)
     assert plan.model.actors > 2
     assert all(pool.cpus <= 2 for pool in plan.pools)
+    assert plan.threads <= 2
+
+
+@pytest.mark.parametrize("actors", ["auto", 1, 3, 40])
+@pytest.mark.parametrize("layout", ["fused", "staged"])
+@pytest.mark.parametrize(
+    "cluster",
+    [
+        nodes(16, count=2),
+        [*nodes(1), *nodes(16)],
+        [Node(0, 1, 64 * GIB), *nodes(8)],
+        nodes(2, count=8),
+        [*nodes(8, 8), *nodes(16, count=10)],
+    ],
+)
+def test_every_pool_fits_its_nodes(cluster, layout, actors):
+    """Actors are put on nodes one by one, largest first; none is left over, and tasks still have room."""
+    work = Work(rows=100, row_flops=1e8, weight_bytes=4 << 20, fans_out=True) if actors == "auto" else SMALL
+    plan = make_plan(cluster, EngineConfig(layout=layout, actors=actors), work)
+    free, gpus = [node.cpus for node in cluster], [node.gpus for node in cluster]
+    for pool in sorted(plan.pools, key=lambda pool: -pool.cpus):
+        for _ in range(pool.actors if not (pool.gpus and actors != "auto") else 0):
+            place = next((i for i in range(len(free)) if free[i] >= pool.cpus - 1e-9 and gpus[i] >= pool.gpus), None)
+            assert place is not None, (pool, free, gpus)
+            free[place] -= pool.cpus
+            gpus[place] -= pool.gpus
+    assert max(free) >= plan.task_cpus
+
+
+def test_gpus_are_counted_where_they_are():
+    cluster = [*nodes(8, 8), *nodes(16, count=10)]
+    assert make_plan(cluster, EngineConfig(), SMALL).model.actors == 8
+    with pytest.raises(ConfigError, match=r"engine\.device: cuda, but the cluster has no GPU"):
+        make_plan(nodes(4), EngineConfig(device="cuda"), SMALL)
 
 
 def test_layouts():
@@ -57,5 +91,6 @@ def test_a_cluster_without_cpus_is_refused():
 def test_blocks_are_seconds_of_work_and_keep_every_actor_busy():
     million = Work(10**6, 2e8, 1 << 20, False)
     assert block_rows(million, 2e10, 8) == pytest.approx(4 / (0.01 + 5e-4), abs=1)
+    assert block_rows(Work(10**6, 1e13, 1, False), 2e10, 8) == 8
     assert block_rows(Work(80, 2e6, 1, False), 2e10, 2) == 10
     assert block_rows(Work(5, 1e15, 1, False), 2e10, 2) == 1
