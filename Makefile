@@ -5,7 +5,7 @@ BIN := .venv/bin
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test check drill bench lock clean
+.PHONY: demo test check bench lock clean
 
 demo: .venv/ready
 	$(BIN)/python -m jobs.run configs/demo.yaml --fresh
@@ -19,10 +19,6 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# What takes minutes and is not needed for every change.
-drill: .venv/ready
-	$(BIN)/python -m pytest -q -m slow
-
 bench: .venv/ready
 	PYTHONPATH=tests:. $(BIN)/python tests/benchmarks/batch.py
 
@@ -31,7 +27,7 @@ bench: .venv/ready
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.lock)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . 2> .venv/install.log || { cat .venv/install.log; exit 1; }
 	touch $@
 
 # New exact versions, from an environment made only by pyproject.toml.

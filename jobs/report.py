@@ -49,16 +49,24 @@ def figures(summary: Summary) -> Rows:
     counts = f"{number['rows_ok']:,} ok, {number['rows_failed']:,} failed, {number['rows_skipped']:,} finished earlier"
     rows = [
         ("rows", f"{number['rows_in']:,}: {counts}"),
-        ("time", f"{number['seconds']:.1f} s, {number['rows_per_second']:.1f} rows/s"),
+        ("time", f"{number['seconds']:.1f} s{_startup(number)}"),
     ]
     if number["audio_seconds"]:
         speed = number["audio_seconds"] / number["seconds"]
         rows.append(("audio", f"{number['audio_seconds']:,.0f} s, {speed:.1f} seconds of audio per second"))
-    return [
-        *rows,
-        ("padding", f"{number['padding_efficiency']:.1%} of what the model computed was data"),
-        ("memory", f"{number['peak_memory_bytes'] / (1 << 20):,.0f} MiB in the largest worker"),
-    ]
+    if number["rows_ok"]:
+        rows.append(("padding", f"{number['padding_efficiency']:.1%} of what the model computed was data"))
+        rows.append(("memory", f"{number['peak_memory_bytes'] / (1 << 20):,.0f} MiB in the largest worker"))
+    return rows
+
+
+def _startup(number: Mapping[str, float]) -> str:
+    """How long the model had not run yet, and the speed from then on; nothing where it did not run."""
+    start = number["startup_seconds"]
+    if start is None or number["seconds"] <= start:
+        return ""
+    rate = (number["rows_ok"] + number["rows_failed"]) / (number["seconds"] - start)
+    return f", {start:.1f} s of them until the model first ran; {rate:.1f} rows/s from there"
 
 
 def render(summary: Summary, config: JobConfig) -> str:

@@ -1,6 +1,7 @@
 """Where it runs: an existing cluster, a submitted job, in-process Ray of any size; and what interruptions do."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,11 +41,11 @@ def test_submitted_job(cluster, dray, tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(rows_of(tmp_path / "a")) == 50
-    override = f"output.path={tmp_path}/b"
-    done = dray("submit", "configs/demo.yaml", "--address", cluster.dashboard, "--set", override)
+    overrides = ["--set", f"output.path={tmp_path}/b", "--set", "input.path=demo/speech/digits-00000-of-00004.parquet"]
+    done = dray("submit", "configs/demo.yaml", "--address", cluster.dashboard, *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "50: 50 ok, 0 failed" in done.stdout
-    assert len(rows_of(tmp_path / "b")) == 50
+    assert "13: 13 ok, 0 failed" in done.stdout
+    assert len(rows_of(tmp_path / "b")) == 13
 
 
 def test_submitting_to_nobody(dray):
@@ -71,7 +72,7 @@ def test_an_interrupted_job_is_continued(cluster, dray, models, tmp_path, blow):
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     checkpoint = tmp_path / "out/_dray/checkpoint"
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None and len(list(checkpoint.glob("*.parquet"))) < 3:
+    while time.monotonic() < deadline and process.poll() is None and not list(checkpoint.glob("*.parquet")):
         time.sleep(0.02)
     process.send_signal(blow)
     _, error = process.communicate(timeout=60)
@@ -86,9 +87,8 @@ def test_an_interrupted_job_is_continued(cluster, dray, models, tmp_path, blow):
     ids = Counter(row["id"] for row in rows_of(tmp_path / "out"))
     assert len(ids) == 1500
     assert set(ids.values()) == {1}
-    assert before > 0
-    assert "1,500" in done.stdout
-    assert "0 finished earlier" not in done.stdout.replace("500 finished", "")
+    (earlier,) = re.findall(r"([\d,]+) finished earlier", done.stdout)
+    assert 0 < before <= int(earlier.replace(",", "")) < 1500
 
 
 LOCAL = """

@@ -41,7 +41,8 @@ def job(models, folder: Path, recording: Path) -> JobConfig:
         "input": {"path": str(folder / "in.parquet")},
         "output": {"path": str(folder / "out")},
         "parameters": {"chunk_length_s": 20, "stride_length_s": 2},
-        "engine": {"layout": "staged", "actors": 2},
+        # Alone in its batch every chunk is computed the same way, and random weights have ties that tell the difference.
+        "engine": {"layout": "staged", "actors": 2, "batch": 1},
     }
     return parse_config(raw)
 
@@ -79,7 +80,7 @@ def test_the_recording_is_spread_and_stitched(cluster: Cluster, ray_session, mod
     assert summary["audio_seconds"] == pytest.approx(HOURS * 3600, rel=0.01)
     (row,) = rows_of(tmp_path / "out")
     phases = load_phases(config, weights=True)
-    (alone,) = predict(phases, [Item(str(recording))], phases.limits("auto"), timeout_s=600)
+    (alone,) = predict(phases, [Item(str(recording))], phases.limits(1), timeout_s=600)
     assert alone.error is None
     assert len(alone.prediction["text"]) > 1000
     assert row["prediction"]["text"] == alone.prediction["text"]

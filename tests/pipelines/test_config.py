@@ -1,8 +1,10 @@
 import pytest
+from conftest import ROOT
 from pydantic import ValidationError
 
 from pipelines.config import describe, load_config
 from pipelines.errors import ConfigError
+from pipelines.tasks import find_task
 
 FULL = """
 task: automatic-speech-recognition
@@ -62,6 +64,12 @@ def test_overrides_are_yaml(full):
 def test_wrong_overrides(full, override, message):
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         load_config(full, [override])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_configs_that_come_along_are_valid(path):
+    config = load_config(path)
+    assert find_task(config.task).inputs[0] in ("audio", "text")
 
 
 def test_every_key_is_described():
