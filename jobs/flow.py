@@ -46,7 +46,7 @@ def _pool(rows: Dataset, operator: type, pool: Pool, plan: Plan, *arguments: obj
         operator,
         fn_constructor_args=arguments,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=pool.actors),
+        compute=ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=2),  # one runs, one is fetched
         num_cpus=pool.cpus,
         **on_gpu,
     )

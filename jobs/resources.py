@@ -133,7 +133,7 @@ def make_plan(nodes: Sequence[Node], engine: EngineConfig, work: Work) -> Plan:
 def block_rows(work: Work, flops_per_second: float, actors: int) -> int:
     """Rows for about BLOCK_SECONDS of model work, and few enough that every actor gets several blocks."""
     seconds = work.row_flops / flops_per_second + ROW_SECONDS
-    spread = math.ceil(work.rows / (4 * actors))
+    spread = math.ceil(work.rows / (8 * actors))
     return max(1, min(max(round(BLOCK_SECONDS / seconds), SMALLEST_BLOCK), spread, LARGEST_BLOCK))
 
 

@@ -70,8 +70,11 @@ class Phases:
 
     def forward(self, parts: Sequence[Part]) -> list[Output]:
         """Runs the model on one batch of parts of one group. One output per part, in order, on the CPU."""
-        inputs = _cast(collate(self.pipe, parts), self.pipe.dtype)
-        outputs = split(self.pipe.forward(inputs, **parts[0].options), len(parts))
+        import torch
+
+        with torch.inference_mode():
+            inputs = _cast(collate(self.pipe, parts), self.pipe.dtype)
+            outputs = split(self.pipe.forward(inputs, **parts[0].options), len(parts))
         if self.task.trim is not None:
             trim = self.task.trim
             outputs = [trim(self.pipe, part.inputs, output) for part, output in zip(parts, outputs, strict=True)]

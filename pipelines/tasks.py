@@ -46,7 +46,7 @@ class Task:
     present: Callable[[object, Options], object] = lambda prediction, options: prediction
 
 
-ACCELERATOR = 16  # times Task.elements
+ACCELERATOR = 32  # times Task.elements
 
 
 def _transcript(options: Options) -> pa.DataType:
@@ -100,15 +100,15 @@ TASKS = {
             "automatic-speech-recognition",
             inputs=("audio",),
             schema=_transcript,
-            elements=640_000,
+            elements=320_000,
             fans_out=True,
             preprocess=speech.preprocess,
             trim=speech.trim,
             equal_lengths=speech.needs_equal_lengths,
         ),
-        Task("text-classification", ("text", "text_pair"), _labels, elements=1024, present=_as_list),
-        Task("zero-shot-classification", ("text",), _ranking, elements=1024),
-        Task("feature-extraction", ("text",), _features, elements=1024, trim=_trim_tokens),
+        Task("text-classification", ("text", "text_pair"), _labels, elements=512, present=_as_list),
+        Task("zero-shot-classification", ("text",), _ranking, elements=512),
+        Task("feature-extraction", ("text",), _features, elements=512, trim=_trim_tokens),
     )
 }
 
