@@ -18,6 +18,7 @@ from pipelines.errors import ConfigError
 
 POOLS = 0.8  # share of the CPUs that actors may hold
 ACTOR_BYTES = 700 << 20  # a worker with torch and transformers loaded, before any weights
+THREADS = 2  # cores of a copy of the model: as fast as two copies of one thread, and starts sooner in half the memory
 BLOCK_SECONDS = 4.0  # model work in a block: how much an interruption can cost, and how often results appear
 SMALLEST_BLOCK, LARGEST_BLOCK = 8, 2048  # rows, where there are enough
 MOST_HELPERS = 32  # preprocessing actors for one model actor: one accelerator outruns few CPUs, but not without end
@@ -153,14 +154,14 @@ class _Room:
 
 
 def _model_actors(nodes: Sequence[Node], engine: EngineConfig, work: Work, on_gpus: bool) -> tuple[int, int]:
-    """Copies of the model, and threads of each: one copy per GPU; without, one per core as far as memory goes."""
+    """Copies of the model, and threads of each: one copy per GPU; without, one per THREADS cores as memory allows."""
     copy_bytes = ACTOR_BYTES + 2 * work.weight_bytes
     fitting = [max(0, int(node.memory // copy_bytes)) for node in nodes]
     if not any(fitting):
         raise ConfigError(
             f"model: no node has the memory for one copy of the model ({copy_bytes >> 20} MiB); use a larger node"
         )
-    places = [int(node.gpus) if on_gpus else math.ceil(node.cpus) for node in nodes]
+    places = [int(node.gpus) if on_gpus else math.ceil(node.cpus / THREADS) for node in nodes]
     most = max(1, sum(min(fit, place) for fit, place in zip(fitting, places, strict=True)))
     seconds = work.rows * (work.row_flops / CPU_FLOPS + ROW_SECONDS)
     useful = max(1, min(work.rows, math.ceil(seconds)))  # starting an actor takes longer than a second of work
