@@ -57,7 +57,7 @@ def run(config: JobConfig, fresh: bool = False, address: str | None = None) -> d
     summary = summarize(job, plan, written, started)
     job.output.write(SUMMARY, json.dumps(summary, indent=2))
     job.output.write(REPORT, render(summary, config))
-    _balance(job, written, summary)
+    _balance(job, written)
     return summary
 
 
@@ -112,7 +112,7 @@ def _missing(job: Job, written: Written) -> Job | None:
     return dataclasses.replace(job, finished=finished, left=left, work=dataclasses.replace(job.work, rows=count))
 
 
-def _balance(job: Job, written: Written, summary: dict[str, object]) -> None:
+def _balance(job: Job, written: Written) -> None:
     """Raises JobError where rows are missing or too many have failed."""
     done = written.ok + written.failed
     if done != job.rows_left:

@@ -8,6 +8,7 @@ import json
 import math
 import posixpath
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces import TaskContext
 
 WRITE_UUID = "write_uuid"  # Ray's name for the write's identity in a task's arguments
-SUFFIX = {"parquet": "parquet", "jsonl": "jsonl"}
 
 
 @dataclass
@@ -53,20 +53,17 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
 
     def __init__(self, output: Folder, config: OutputConfig, tally: ActorHandle) -> None:
         data = output / "data"
-        super().__init__(data.path, filesystem=output.arrow(), file_format=SUFFIX[config.format], try_create_dir=data.is_local)
+        super().__init__(data.path, filesystem=output.arrow(), file_format=config.format, try_create_dir=data.is_local)
         self._output, self._config, self._tally = output, config, tally
         self.written = Written()
 
     def write(self, blocks: Iterable[Block], ctx: TaskContext) -> Written:
         """Writes the blocks of one task; runs in a worker."""
-        import time
-
         started = time.perf_counter()
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         tables = [table for table in tables if table.num_rows]
-        written = Written()
         if not tables:
-            return written
+            return Written()
         table = pa.concat_tables(tables)
         name = self.filename_provider.get_filename_for_task(ctx.kwargs[WRITE_UUID], ctx.task_idx)
         is_failed = pc.is_valid(table["error"])
@@ -99,9 +96,8 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
             if self._config.format == "parquet":
                 pq.write_table(table, file)
             else:
-                file.write(
-                    "".join(json.dumps(row, ensure_ascii=False, default=_json) + "\n" for row in table.to_pylist()).encode()
-                )
+                lines = [json.dumps(row, ensure_ascii=False, default=_json) + "\n" for row in table.to_pylist()]
+                file.write("".join(lines).encode())
 
     def _write_subtitles(self, rows: pa.Table) -> None:
         if not self._config.subtitles:

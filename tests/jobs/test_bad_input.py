@@ -83,6 +83,19 @@ def test_a_mistake_is_told_in_one_sentence(good, tmp_path, capsys, monkeypatch, 
     assert not list(Path(tmp_path).glob("out/data/*/*"))
 
 
+def test_there_is_no_report_before_a_run(good, tmp_path, capsys):
+    config = tmp_path / "job.yaml"
+    config.write_text(yaml.safe_dump(good))
+    assert main(["report", str(config)]) == 2
+    assert "holds no summary; run the job first" in capsys.readouterr().err
+
+
+def test_the_manual_is_printed(capsys):
+    assert main(["config"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("engine.layout ") and "staged with accelerators (default: auto)" in line for line in lines)
+
+
 def test_missing_keys_files_and_broken_yaml(tmp_path, capsys):
     config = tmp_path / "job.yaml"
     assert main(["run", str(config)]) == 2
