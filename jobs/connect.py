@@ -33,7 +33,8 @@ def connected(address: str | None) -> Iterator[None]:
                 ray.init(address=found, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             asked = address or os.environ.get("RAY_ADDRESS", "auto")
-            raise ConfigError(f"--address: no Ray cluster answers at {asked}: {reason(error)}") from None
+            hint = "" if "RAY_AUTH_MODE" in os.environ else "; if it asks for a token, set RAY_AUTH_MODE=token here as well"
+            raise ConfigError(f"--address: no Ray cluster answers at {asked}: {reason(error)}{hint}") from None
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

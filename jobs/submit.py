@@ -9,9 +9,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs.storage import output_folder, reason
+from jobs.storage import output_folder
 from pipelines.config import load_config
-from pipelines.errors import ConfigError, UsageError
+from pipelines.errors import ConfigError, UsageError, first_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -33,6 +33,7 @@ def submit(config: str, overrides: Sequence[str], fresh: bool, address: str, wai
     Raises:
         UsageError: the config is wrong or outside the current directory, or nothing answers at the address.
     """
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     output = output_folder(load_config(config, overrides))
@@ -51,8 +52,8 @@ def submit(config: str, overrides: Sequence[str], fresh: bool, address: str, wai
     try:
         client = JobSubmissionClient(address)
         job = client.submit_job(entrypoint=shlex.join(words), runtime_env={"working_dir": "."})
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UsageError(f"--address: cannot submit to {address}: {reason(error)}") from None
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise UsageError(f"--address: cannot submit to {address}: {first_line(error)}") from None
     print(f"submitted {job}", flush=True)
     if not wait:
         return 0
