@@ -93,7 +93,9 @@ def test_there_is_no_report_before_a_run(good, tmp_path, capsys):
 def test_the_manual_is_printed(capsys):
     assert main(["config"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("engine.layout ") and "staged with accelerators (default: auto)" in line for line in lines)
+    assert any(
+        line.startswith("engine.layout ") and "staged with accelerators" in line and "(default: auto)" in line for line in lines
+    )
 
 
 def test_missing_keys_files_and_broken_yaml(tmp_path, capsys):
