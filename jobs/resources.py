@@ -18,7 +18,7 @@ from pipelines.errors import ConfigError
 
 POOLS = 0.8  # share of the CPUs that actors may hold
 ACTOR_BYTES = 700 << 20  # a worker with torch and transformers loaded, before any weights
-THREADS = 2  # cores of a copy of the model: as fast as two copies of one thread, and starts sooner in half the memory
+THREADS = 2  # cores of a copy of the model: as fast as two copies of one thread, and starts sooner
 BLOCK_SECONDS = 4.0  # model work in a block: how much an interruption can cost, and how often results appear
 SMALLEST_BLOCK, LARGEST_BLOCK = 8, 2048  # rows, where there are enough
 MOST_HELPERS = 32  # preprocessing actors for one model actor: one accelerator outruns few CPUs, but not without end
