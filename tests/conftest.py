@@ -72,11 +72,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     from ray._common.utils import get_ray_address_file
 
     log = tmp_path_factory.mktemp("ray") / "head.log"
-    command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={gcs}", f"--dashboard-port={dashboard}"]
-    command += [f"--dashboard-agent-listen-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0"]
-    executable = Path(sys.executable).parent / "ray"
+    scripts = Path(sys.executable).parent
+    command = [str(scripts / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={gcs}"]
+    command += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}"]
+    command += ["--min-worker-port=0", "--max-worker-port=0"]
+    # As from an activated environment: the `python` of a submitted job is the first one on the head's PATH.
+    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
     with log.open("w") as output:
-        process = subprocess.Popen([str(executable), *command[1:]], stdout=output, stderr=output, cwd=log.parent)
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=log.parent, env=environment)
     try:
         _wait_for(dashboard, process, log)
         yield Cluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}")
