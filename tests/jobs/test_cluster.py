@@ -69,7 +69,7 @@ def test_a_cluster_that_is_not_there(models, tmp_path, capsys):
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_job_is_continued(cluster, dray, models, tmp_path, blow):
-    write_texts(tmp_path / "in", builders.texts(1500), 3)
+    write_texts(tmp_path / "in", builders.texts(5000), 10)
     config = write_config(models, tmp_path, engine={"batch": 1})
     command = [sys.executable, "-m", "jobs.cli", "run", config]
     environment = {**os.environ, "RAY_ADDRESS": cluster.address}
@@ -89,10 +89,10 @@ def test_an_interrupted_job_is_continued(cluster, dray, models, tmp_path, blow):
     done = dray("run", config)
     assert done.returncode == 0, done.stderr
     ids = Counter(row["id"] for row in rows_of(tmp_path / "out"))
-    assert len(ids) == 1500
+    assert len(ids) == 5000
     assert set(ids.values()) == {1}
     (earlier,) = re.findall(r"([\d,]+) finished earlier", done.stdout)
-    assert 0 < before <= int(earlier.replace(",", "")) < 1500
+    assert 0 < before <= int(earlier.replace(",", "")) < 5000
 
 
 LOCAL = """
