@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,22 +17,23 @@ import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from jobs.formats.streams import READ_BYTES, READ_ROWS
+from jobs.formats.table import FORMATS
 from jobs.rows import ARGUMENT, ID, KEEP, KEY, READ_S, SOURCE
-from jobs.sources import Columns, Input, Source, open_dataset
+from jobs.sources import Columns, Input, Source
 
 if TYPE_CHECKING:
     import fsspec
 
 Keys = npt.NDArray[np.uint64]
 
-READ_BYTES = 16 << 20  # decoded at a time
 TASK_BYTES = 64 << 20  # a read task's share of the input
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd, so that position * GOLDEN differs for every position of a file
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of one file that a read task reads: whole row groups of Parquet, otherwise the file."""
+    """Rows of one file that a read task reads: a row group where it has some, otherwise the file."""
 
     source: Source
     row_groups: tuple[int, ...] | None
@@ -65,11 +67,13 @@ def pieces(data: Input, finished: Keys) -> list[Piece]:
 
 
 def _unfinished(source: Source, first: int, rows: int, finished: Keys) -> bool:
+    if not len(finished):
+        return rows > 0
     return rows > 0 and not is_finished(row_keys(source.name, first, rows), finished).all()
 
 
 def _pieces(source: Source) -> Iterator[Piece]:
-    if source.format != "parquet":
+    if not source.row_groups:
         yield Piece(source, None, 0, source.rows)
         return
     first = 0
@@ -79,10 +83,14 @@ def _pieces(source: Source) -> Iterator[Piece]:
 
 
 def first_rows(data: Input, count: int) -> pa.Table:
-    """Up to `count` rows of the first file that has any, as the dataflow will see them."""
-    source = next(source for source in data.sources if source.rows)
-    piece = next(iter(_pieces(source)))
-    table: pa.Table = next(_read(data.filesystem, [piece], data.columns, None))
+    """Up to `count` rows from the start of the input, as the dataflow will see them."""
+    sample: list[Piece] = []
+    for piece in chain.from_iterable(map(_pieces, data.sources)):
+        if piece.rows:
+            sample.append(piece)
+        if sum(piece.rows for piece in sample) >= count:
+            break
+    table: pa.Table = next(tables(data.filesystem, sample, data.columns, np.empty(0, np.uint64)))
     return table.slice(0, count)
 
 
@@ -125,7 +133,7 @@ class RowsDatasource(Datasource):  # type: ignore[misc]  # Ray is untyped
 
 
 def _bytes(piece: Piece) -> int:
-    return int(piece.source.size * piece.rows / max(1, piece.source.rows))
+    return int(piece.source.read_size * piece.rows / max(1, piece.source.rows))
 
 
 def _share(left: Sequence[Piece], tasks: int) -> list[list[Piece]]:
@@ -146,42 +154,81 @@ def _share(left: Sequence[Piece], tasks: int) -> list[list[Piece]]:
 def _read(
     fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Columns, finished: ray.ObjectRef | None
 ) -> Iterator[pa.Table]:
-    """The rows of some pieces as tables of key, id, source, arguments and kept columns."""
-    done = ray.get(finished) if finished is not None else np.empty(0, np.uint64)
+    """What a read task does."""
+    yield from tables(fs, group, columns, ray.get(finished) if finished is not None else np.empty(0, np.uint64))
+
+
+def tables(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Columns, finished: Keys) -> Iterator[pa.Table]:
+    """The rows of some pieces, without those that are `finished`: key, id, source, arguments and kept columns."""
+    for spans in _together(_spans(fs, group, columns.needed)):
+        table = _table(spans, columns)
+        if len(finished):
+            table = table.filter(pa.array(~is_finished(table[KEY].to_numpy(), finished)))
+        if table.num_rows:
+            yield table
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Rows that were read at once.
+
+    Attributes:
+        batch: the needed columns.
+        source: the file.
+        first: position of the first row in the file.
+        seconds: that reading them took.
+    """
+
+    batch: pa.RecordBatch
+    source: Source
+    first: int
+    seconds: float
+
+    @property
+    def rows(self) -> int:
+        return int(self.batch.num_rows)
+
+
+def _spans(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: list[str]) -> Iterator[_Span]:
     for piece in group:
         position = piece.first
         started = time.perf_counter()
-        for batch in _batches(fs, piece, columns.needed):
-            seconds = (time.perf_counter() - started) / max(1, batch.num_rows)
-            table = _named(batch, piece.source.name, position, columns)
-            table = table.append_column(READ_S, pa.array([seconds] * batch.num_rows, pa.float64()))
+        for batch in FORMATS[piece.source.format].batches(fs, piece.source, piece.row_groups, columns):
+            yield _Span(batch, piece.source, position, time.perf_counter() - started)
             position += batch.num_rows
-            if len(done):
-                table = table.filter(pa.array(~is_finished(table[KEY].to_numpy(), done)))
-            if table.num_rows:
-                yield table
             started = time.perf_counter()
 
 
-def _batches(fs: fsspec.AbstractFileSystem, piece: Piece, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    dataset = open_dataset(fs, piece.source)
-    rows = max(1, min(8192, READ_BYTES // max(1, piece.source.size // max(1, piece.source.rows))))
-    for fragment in dataset.get_fragments():
-        if piece.row_groups is not None:
-            fragment = fragment.subset(row_group_ids=list(piece.row_groups))
-        scan = fragment.to_batches(
-            schema=dataset.schema, columns=columns, batch_size=rows, batch_readahead=1, fragment_readahead=1
-        )
-        yield from scan
+def _together(spans: Iterable[_Span]) -> Iterator[list[_Span]]:
+    """Neighbours with the same columns that fit one table; of many small files, many in one."""
+    held: list[_Span] = []
+    rows = size = 0
+    for span in spans:
+        if held and (rows + span.rows > READ_ROWS or span.batch.schema != held[0].batch.schema):
+            yield held
+            held, rows, size = [], 0, 0
+        held.append(span)
+        rows, size = rows + span.rows, size + span.batch.nbytes
+        if size >= READ_BYTES:
+            yield held
+            held, rows, size = [], 0, 0
+    if held:
+        yield held
 
 
-def _named(batch: pa.RecordBatch, source: str, first: int, columns: Columns) -> pa.Table:
-    rows = batch.num_rows
-    if columns.id is not None:
-        ids = batch.column(columns.id)
-    else:
-        ids = pa.array([f"{source}:{position}" for position in range(first, first + rows)], pa.string())
-    named = {KEY: pa.array(row_keys(source, first, rows)), ID: ids, SOURCE: pa.array([source] * rows, pa.string())}
-    named |= {KEEP + column: batch.column(column) for column in columns.keep}
-    named |= {ARGUMENT + argument: batch.column(column) for argument, column in columns.arguments.items()}
-    return pa.table(named)
+def _table(spans: Sequence[_Span], columns: Columns) -> pa.Table:
+    batch = pa.Table.from_batches([span.batch for span in spans])
+    if len(spans) > 1:
+        batch = batch.combine_chunks()
+    ids = [name for span in spans for name in span.source.ids(span.first, span.rows)]
+    sources = [span.source.name for span in spans for _ in range(span.rows)]
+    keys = [row_keys(span.source.name, span.first, span.rows) for span in spans]
+    seconds = np.concatenate([np.full(span.rows, span.seconds / max(1, span.rows)) for span in spans])
+    named = {
+        KEY: pa.array(np.concatenate(keys)),
+        ID: pa.array(ids, pa.string()) if columns.id is None else batch[columns.id],
+        SOURCE: pa.array(sources, pa.string()),
+    }
+    named |= {KEEP + column: batch[column] for column in columns.keep}
+    named |= {ARGUMENT + argument: batch[column] for argument, column in columns.arguments.items()}
+    return pa.table({**named, READ_S: pa.array(seconds)})

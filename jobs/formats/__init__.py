@@ -1,0 +1,1 @@
+"""Kinds of input files: a module for each family, and the table of them all."""
