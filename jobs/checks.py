@@ -37,6 +37,7 @@ class Job:
     left: list[Piece]
     failed_earlier: int
     work: Work
+    schema: pa.DataType
 
     @property
     def rows_left(self) -> int:
@@ -60,7 +61,8 @@ def check(config: JobConfig, fresh: bool = False, dry: bool = False) -> Job:
     phases = load_phases(config, weights=False)
     sample = first_rows(data, SAMPLE)
     _try_out(phases, sample)
-    if config.output.subtitles and "chunks" not in str(phases.schema()):
+    schema = phases.schema({name.removeprefix(ARGUMENT): sample[name].type for name in sample.column_names})
+    if config.output.subtitles and "chunks" not in str(schema):
         raise ConfigError("output.subtitles: set parameters.return_timestamps, or there is nothing to time them by")
     output = output_folder(config)
     _refuse_inside(output, data)
@@ -72,7 +74,7 @@ def check(config: JobConfig, fresh: bool = False, dry: bool = False) -> Job:
     left = pieces(data, finished)
     rows = data.rows - _finished_rows(data, finished)
     failed = 0 if dry else failed_rows(output)
-    return Job(_portable(config), data, output, finished, left, failed, _work(phases, data, sample, rows))
+    return Job(_portable(config), data, output, finished, left, failed, _work(phases, data, sample, rows), schema)
 
 
 def _portable(config: JobConfig) -> JobConfig:
@@ -94,7 +96,7 @@ def _try_out(phases: Phases, sample: pa.Table) -> None:
         if isinstance(item, RowError):
             continue
         try:
-            for _ in phases.preprocess(item.value, item.options):
+            for _ in phases.preprocess(phases.fetched(item)):
                 pass
             return
         except Exception as failure:  # tokenizers raise whatever they like

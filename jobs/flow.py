@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
@@ -25,14 +26,14 @@ def read(data: Input, left: Sequence[Piece], finished: Keys, plan: Plan) -> Data
     return rows
 
 
-def build(rows: Dataset, config: JobConfig, plan: Plan) -> Dataset:
-    """Rows with arguments -> rows with `prediction` or `error`."""
-    worker = Worker(config, plan.threads, accelerator=plan.model.gpus > 0)
+def build(rows: Dataset, config: JobConfig, schema: pa.DataType, plan: Plan) -> Dataset:
+    """Rows with arguments -> rows with `prediction`, of the type `schema`, or `error`."""
+    worker = Worker(config, schema, plan.threads, accelerator=plan.model.gpus > 0)
     if plan.layout == "fused":
         return _pool(rows, Fused, plan.model, plan, worker)
     assert plan.preprocess is not None
     assert plan.postprocess is not None
-    helper = Worker(config, threads=1, accelerator=False)
+    helper = Worker(config, schema, threads=1, accelerator=False)
     rows = _pool(rows, Preprocess, plan.preprocess, plan, helper)
     rows = _pool(rows, Forward, plan.model, plan, worker)
     if plan.gather is not None:

@@ -17,10 +17,11 @@ from jobs.rows import KEY, READ_S
 from pipelines.batching import Output, Part
 from pipelines.codec import decode, encode
 from pipelines.config import JobConfig
-from pipelines.engine import Item, Meter, Outcome, forward_parts, postprocess_item, predict, preprocess_item
+from pipelines.engine import Meter, Outcome, forward_parts, postprocess_item, predict, preprocess_item
 from pipelines.errors import RowError
+from pipelines.fetch import ahead
 from pipelines.loading import load_phases
-from pipelines.phases import Phases
+from pipelines.phases import Item, Phases
 
 SEGMENT_PARTS = 16  # model inputs in one row between phases
 SEGMENT_BYTES = 32 << 20  # and at most about this much
@@ -35,11 +36,13 @@ class Worker:
     """What an actor needs to make its pipeline.
 
     Attributes:
+        schema: of a prediction.
         threads: of torch.
         accelerator: whether the actor was given one.
     """
 
     config: JobConfig
+    schema: pa.DataType
     threads: int
     accelerator: bool
 
@@ -74,7 +77,7 @@ class Fused:
         self._phases = worker.load(weights=True)
         self._limits = self._phases.limits(worker.config.engine.batch)
         self._timeout_s = worker.config.errors.timeout_s
-        self._schema, self._idle = self._phases.schema(), _Idle()
+        self._schema, self._idle = worker.schema, _Idle()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Rows with arguments -> rows with `prediction` or `error`."""
@@ -102,7 +105,8 @@ class Preprocess:
         carried = rows.carried(table, self._phases)
         held: list[Row] = []
         held_bytes = 0
-        for index, (item, read_s) in enumerate(zip(rows.items(table, self._phases), table[READ_S].to_pylist(), strict=True)):
+        items = ahead(rows.items(table, self._phases), self._fetched)
+        for index, (item, read_s) in enumerate(zip(items, table[READ_S].to_pylist(), strict=True)):
             for segment in self._segments(item, Meter(read_s=read_s, peak_bytes=peak_bytes())):
                 held.append({"index": index, **segment})
                 held_bytes += len(segment["parts"] or b"")  # type: ignore[arg-type]
@@ -111,6 +115,9 @@ class Preprocess:
                     held, held_bytes = [], 0
         if held:
             yield _segment_table(carried, held)
+
+    def _fetched(self, item: Item | RowError) -> Item | RowError:
+        return item if isinstance(item, RowError) else self._phases.fetched(item)
 
     def _segments(self, item: Item | RowError, meter: Meter) -> Iterator[Row]:
         """`segments`, their number, is known only with the last one; 0 until then."""
@@ -207,7 +214,7 @@ class Postprocess:
 
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=False)
-        self._schema = self._phases.schema()
+        self._schema = worker.schema
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """One prediction or error per row."""
@@ -220,7 +227,7 @@ class Postprocess:
             if error is None:
                 try:
                     decoded: list[Output] = decode(outputs.as_py())  # type: ignore[assignment]
-                    outcome.prediction = postprocess_item(self._phases, decoded, Item(None, options), meter)
+                    outcome.prediction = postprocess_item(self._phases, decoded, Item({}, options), meter)
                 except RowError as failure:
                     outcome.error = failure
             outcomes.append(outcome)

@@ -12,9 +12,9 @@ from dataclasses import fields
 import pyarrow as pa
 
 from pipelines.codec import to_arrow
-from pipelines.engine import Item, Meter, Outcome
+from pipelines.engine import Meter, Outcome
 from pipelines.errors import RowError
-from pipelines.phases import Phases
+from pipelines.phases import Item, Phases
 
 KEY = "_row"  # uint64: names a row in the checkpoint
 ID, SOURCE = "id", "source"
@@ -28,15 +28,16 @@ METER = pa.struct([(field.name, pa.float64()) for field in fields(Meter)])
 def items(table: pa.Table, phases: Phases) -> list[Item | RowError]:
     """Each row's input as its pipeline takes it; an error where its main argument is null."""
     inputs = [name for name in phases.task.inputs if ARGUMENT + name in table.column_names]
-    values = [table[ARGUMENT + name] for name in inputs]
+    columns = [table[ARGUMENT + name] for name in inputs]
+    seeds = table[KEY].to_pylist()
     items: list[Item | RowError] = []
     for row, options in enumerate(row_options(table, phases)):
-        cells = [_cell(column[row]) for column in values]
-        if cells[0] is None:
-            items.append(RowError("read", "ValueError", f"the row has no {inputs[0]}"))
-            continue
-        given = {name: cell for name, cell in zip(inputs, cells, strict=True) if cell is not None}
-        items.append(Item(given if len(given) > 1 else cells[0], options))
+        cells = {name: _cell(column[row]) for name, column in zip(inputs, columns, strict=True)}
+        given = {name: cell for name, cell in cells.items() if cell is not None}
+        if not given or not (phases.task.optional or phases.task.inputs[0] in given):
+            items.append(RowError("read", "ValueError", f"the row has no {phases.task.inputs[0]}"))
+        else:
+            items.append(Item(given, options, seeds[row]))
     return items
 
 
@@ -56,6 +57,8 @@ def _cell(value: pa.Scalar) -> object:
         return None
     if isinstance(value, pa.StructScalar):
         return {name: _cell(inner) for name, inner in value.items()}
+    if isinstance(value, pa.ListScalar) and not pa.types.is_primitive(value.type.value_type):
+        return [_cell(inner) for inner in value.values]
     if pa.types.is_binary(value.type) or pa.types.is_large_binary(value.type):
         return value.as_buffer()
     return value.as_py()

@@ -66,7 +66,7 @@ def _execute(job: Job, plan: Plan) -> Written:
     DataContext.get_current().checkpoint_config = checkpoint_config(job.output)
     tally = Tally.remote()  # type: ignore[attr-defined]  # Ray's decorator adds it
     sink = Sink(job.output, job.config.output, tally)
-    rows = build(read(job.data, job.left, job.finished, plan), job.config, plan)
+    rows = build(read(job.data, job.left, job.finished, plan), job.config, job.schema, plan)
     failure: list[BaseException] = []
 
     def write() -> None:

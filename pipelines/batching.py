@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from pipelines.generation import continues_prompts
+from pipelines.padding import Sharing
 
 if TYPE_CHECKING:
     from transformers import Pipeline
 
 Inputs = dict[str, object]
-Output = dict[str, object]
+Output = Any  # of the pipeline's forward: nearly always a dict or ModelOutput, of batch dimension 1
 
 
 @dataclass(slots=True)
@@ -20,9 +24,10 @@ class Part:
     Attributes:
         inputs: what the pipeline's `preprocess` made; tensors of batch dimension 1.
         cost: elements of the main tensor: tokens, samples, pixels.
-        options: arguments of the pipeline's `forward`.
-        group: parts of different groups never share a batch.
+        options: call arguments of its row, where they change the pipeline's forward.
+        group: parts of different groups never share a batch; those of ALONE share with none.
         seconds: of audio that no earlier part of the item covers; 0 for other media.
+        seed: of the random numbers that its generation draws.
     """
 
     inputs: Inputs
@@ -30,6 +35,7 @@ class Part:
     options: dict[str, object] = field(default_factory=dict)
     group: Hashable = None
     seconds: float = 0.0
+    seed: int = 0
 
 
 @dataclass
@@ -69,7 +75,8 @@ def pack(parts: Sequence[Part], limits: Limits) -> list[list[int]]:
         group.sort(key=lambda index: -parts[index].cost)
         start = 0
         while start < len(group):
-            room = limits.room(parts[group[start]].cost)
+            part = parts[group[start]]
+            room = 1 if part.group is Sharing.ALONE else limits.room(part.cost)
             batches.append(group[start : start + room])
             start += room
     batches.sort(key=lambda batch: -parts[batch[0]].cost)
@@ -82,23 +89,26 @@ def collate(pipe: Pipeline, parts: Sequence[Part]) -> Inputs:
         return dict(parts[0].inputs)
     from transformers.pipelines.base import pad_collate_fn
 
-    processor = pipe.feature_extractor if pipe.feature_extractor is not None else pipe.image_processor
-    padded: Inputs = pad_collate_fn(pipe.tokenizer, processor)([part.inputs for part in parts])
+    extractor = pipe.feature_extractor if pipe.feature_extractor is not None else pipe.image_processor
+    if extractor is not None and continues_prompts(pipe):
+        # Prompts are padded on the left, and what a feature extractor makes of media is not padded at all.
+        extractor = SimpleNamespace(padding_value=getattr(extractor, "padding_value", None), padding_side=None)
+    padded: Inputs = pad_collate_fn(pipe.tokenizer, extractor)([part.inputs for part in parts])
     return padded
 
 
 def split(outputs: object, count: int) -> list[Output]:
     """A batched output as `count` outputs of batch dimension 1, as transformers' PipelineIterator unrolls it."""
-    if not isinstance(outputs, dict):
-        raise TypeError(f"the model's output is a {type(outputs).__name__}, which cannot be split into items")
     if count == 1:
         return [outputs]
+    if not isinstance(outputs, dict):
+        raise TypeError(f"the model's output is a {type(outputs).__name__}, which cannot be split into items")
     kept = [key for key in outputs if key != "past_key_values"]
     # The class stays, for postprocessing may ask a ModelOutput for its first field.
     return [type(outputs)({key: _row(outputs[key], index) for key in kept}) for index in range(count)]
 
 
-def _row(value: object, index: int) -> object:
+def _row(value: Any, index: int) -> object:  # noqa: ANN401  # whatever models give
     import numpy as np
     import torch
 
@@ -108,9 +118,7 @@ def _row(value: object, index: int) -> object:
         return tuple(_row(inner, index) for inner in value.values())
     if isinstance(value, tuple) and value and isinstance(value[0], (torch.Tensor, np.ndarray)):
         return tuple(_row(inner, index) for inner in value)
-    if isinstance(value, torch.Tensor):
-        return value[index : index + 1]
-    if isinstance(value, np.ndarray):
+    if isinstance(value, (torch.Tensor, np.ndarray)):
         return value[index : index + 1]
     if isinstance(value, (list, tuple)):
         row = value[index]

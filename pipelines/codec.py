@@ -49,7 +49,7 @@ def decode(data: bytes) -> object:
 
 
 def to_arrow(predictions: list[object], schema: pa.DataType) -> pa.Array:
-    """Predictions as an Arrow array of the task's type; None stays null.
+    """Predictions as an Arrow array of the task's type; None stays null. Images become PNG, tensors lists.
 
     Raises:
         RowError: a prediction does not have the type; the message says which.
@@ -57,15 +57,44 @@ def to_arrow(predictions: list[object], schema: pa.DataType) -> pa.Array:
     import pyarrow as pa
 
     try:
+        if any(hasattr(prediction, "shape") for prediction in predictions):
+            arrays = [_nested(prediction, schema) for prediction in predictions]
+            return pa.concat_arrays(arrays)
         return pa.array([_plain(prediction) for prediction in predictions], type=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError, TypeError) as error:
         raise RowError("postprocess", type(error).__name__, f"the prediction is not a {schema}: {error}") from None
 
 
-def _plain(value: object) -> object:
-    """Numpy and torch values as the Python values they stand for; other values as they are."""
+def _nested(tensor: Any, schema: pa.DataType) -> pa.Array:  # noqa: ANN401  # a tensor, or None
+    """A tensor as an array of one value: lists of lists, made from its numbers without a Python object for each."""
+    import pyarrow as pa
+
+    if tensor is None:
+        return pa.nulls(1, schema)
+    dimensions, kinds = tuple(tensor.shape), [schema]
+    while hasattr(kinds[-1], "value_type"):
+        kinds.append(kinds[-1].value_type)
+    if len(dimensions) != len(kinds) - 1:
+        raise ValueError(f"it has {len(dimensions)} dimensions")
+    numbers = tensor.float().numpy() if hasattr(tensor, "numpy") else tensor
+    values = pa.array(np.ascontiguousarray(numbers).reshape(-1), kinds[-1])
+    for kind, length in zip(reversed(kinds[:-1]), reversed(dimensions), strict=True):
+        if pa.types.is_fixed_size_list(kind):
+            values = pa.FixedSizeListArray.from_arrays(values, type=kind)
+        else:
+            ends = np.arange(0, len(values) + 1, max(1, int(length)), dtype=np.int32)
+            values = pa.ListArray.from_arrays(ends, values, type=kind)
+    return values
+
+
+def _plain(value: Any) -> object:  # noqa: ANN401  # whatever pipelines give
+    """Numpy and torch values as the Python values they stand for, images as PNG; other values as they are."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return value if value and type(value[0]) is float else [_plain(inner) for inner in value]
+    if hasattr(value, "save") and hasattr(value, "mode"):
+        file = io.BytesIO()
+        value.save(file, "PNG")
+        return file.getvalue()
     return value.tolist() if hasattr(value, "tolist") else value

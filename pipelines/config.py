@@ -23,7 +23,11 @@ class InputConfig(Section):
     """What is read."""
 
     path: str | tuple[str, ...] = Field(description="folder, glob or file, or a list of them; local or any fsspec URL")
-    format: Literal["parquet", "jsonl", "csv"] | None = Field(None, description="default: by the files' suffix")
+    format: Literal["parquet", "jsonl", "csv", "text", "files", "webdataset", "arrow"] | None = Field(
+        None,
+        description="parquet, jsonl, csv, text (a row per line), files (a row per audio, image or video file), webdataset "
+        "(tars), arrow (Feather, or a folder saved by datasets); default: by the files' suffix",
+    )
     columns: dict[str, str] = Field(
         default_factory=dict,
         description="pipeline argument -> column; default: the column named as the argument. "
@@ -31,6 +35,7 @@ class InputConfig(Section):
     )
     id: str | None = Field(None, description="column that names a row; default: source file and row position")
     storage_options: dict[str, JsonValue] = Field(default_factory=dict, description="as fsspec takes them")
+    max_media_bytes: PositiveInt = Field(2 << 30, description="a row whose recording or image behind a URL is larger fails")
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -56,6 +61,9 @@ class EngineConfig(Section):
     device_map: str | dict[str, JsonValue] | None = Field(None, description="as from_pretrained takes it, with accelerate")
     batch: Literal["auto"] | PositiveInt = Field(
         "auto", description="model inputs per batch; auto: as many as fit a budget of padded elements"
+    )
+    continuous_batching: Literal["auto"] | bool = Field(
+        "auto", description="transformers' continuous batching for greedy text generation; auto: on accelerators"
     )
     actors: Literal["auto"] | PositiveInt = Field("auto", description="copies of the model; auto: from the cluster")
     layout: Literal["auto", "fused", "staged"] = Field(

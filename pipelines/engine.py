@@ -7,12 +7,13 @@ import operator
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
 from pipelines.batching import Limits, Output, Part, bisect, pack
 from pipelines.errors import RowError
-from pipelines.phases import Phases
+from pipelines.fetch import ahead
+from pipelines.phases import Item, Phases
 
 WINDOW = 32  # budgets of parts that are preprocessed, then sorted by length and batched together
 WINDOW_ELEMENTS = 1 << 25  # and at most so many elements, 128 MiB of float32
@@ -61,14 +62,6 @@ class Meter:
 
 
 @dataclass
-class Item:
-    """One row's input: what the pipeline is called with, and this row's own call arguments."""
-
-    value: object
-    options: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass
 class Outcome:
     """One row's result: a prediction, or the error that took its place."""
 
@@ -94,7 +87,7 @@ def preprocess_item(phases: Phases, item: Item, meter: Meter, timeout_s: float) 
     Raises:
         RowError: preprocessing failed, or has taken more than `timeout_s` seconds.
     """
-    parts = iter(phases.preprocess(item.value, item.options))
+    parts = iter(phases.preprocess(item))
     spent = 0.0
     while True:
         started = time.perf_counter()
@@ -145,10 +138,10 @@ def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: M
     """The prediction. Raises RowError where postprocessing fails."""
     started = time.perf_counter()
     for output in outputs:
-        if "is_last" in output:
+        if isinstance(output, dict) and "is_last" in output:
             del output["is_last"]
     try:
-        return phases.postprocess(outputs, item.options)
+        return phases.postprocess(outputs, item)
     except Exception as error:  # whatever the pipeline makes of this row's outputs
         raise RowError.wrap("postprocess", error) from error
     finally:
@@ -206,10 +199,10 @@ def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, timeou
     """Parts of successive items, cut into windows of about WINDOW batches."""
     window: _Window = []
     elements, most = 0, min(WINDOW * limits.elements, WINDOW_ELEMENTS)
-    for index, state in enumerate(pending):
-        number = 0
+    for index, item in enumerate(ahead([state.item for state in pending], phases.fetched)):
+        state, number = pending[index], 0
         try:
-            for part in preprocess_item(phases, state.item, state.prepared, timeout_s):
+            for part in preprocess_item(phases, item, state.prepared, timeout_s):
                 if window and (elements > most or len(window) >= WINDOW * limits.parts):
                     yield window
                     window, elements = [], 0

@@ -1,13 +1,13 @@
-"""Media cells as streams: bytes, paths, URLs and arrays in, mono audio at the wanted rate out."""
+"""Recordings as streams: encoded audio and arrays in, mono audio at the wanted rate out."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.cells import Source, opened
 from pipelines.chunking import Samples
 
 if TYPE_CHECKING:
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 BLOCK_SECONDS = 10  # decoded at a time
 
 
-def audio(cell: object, rate: int, storage_options: Mapping[str, object]) -> Iterator[Samples]:
-    """The audio of a cell as mono blocks of about BLOCK_SECONDS at `rate` Hz, decoded as they are asked for.
+def audio(cell: object, source: Source) -> Iterator[Samples]:
+    """The audio of a cell as mono blocks of about BLOCK_SECONDS at the source's rate, decoded as they are asked for.
 
     Args:
-        cell: encoded bytes (anything with the buffer protocol), a path or fsspec URL, or a struct of `bytes` and
-            `path` (the layout of `datasets`) or of `array` and `sampling_rate` (in Hz, mono or (channels, samples)).
-        rate: samples per second wanted.
-        storage_options: for URLs, as fsspec takes them.
+        cell: what `cells.opened` takes, or a struct of `array` (mono or (channels, samples)) and `sampling_rate` (Hz).
+        source: the rate wanted, and where media may come from.
 
     Raises:
         ValueError: the cell holds no audio, or audio that cannot be decoded.
-        OSError: its path or URL cannot be opened.
+        OSError: there is no such file.
+        RowError: its URL cannot be fetched.
     """
+    rate = source.rate
     if isinstance(cell, Mapping) and cell.get("array") is not None:
         yield from resampled([_mono(np.asarray(cell["array"]))], int(cell["sampling_rate"]), rate)
         return
-    with _open(cell, storage_options) as file:
+    with opened(cell, source) as file:
         sound = _sound_file(file)
         if sound is None:
             file.seek(0)
@@ -55,29 +55,6 @@ def resampled(blocks: Iterable[Samples], rate_in: int, rate_out: int) -> Iterato
     for block in blocks:
         yield stream.resample_chunk(block)
     yield stream.resample_chunk(np.empty(0, np.float32), last=True)
-
-
-def _open(cell: object, storage_options: Mapping[str, object]) -> IO[bytes]:
-    if isinstance(cell, Mapping):
-        if cell.get("bytes") is not None:
-            return _open(cell["bytes"], storage_options)
-        cell = cell.get("path")
-    if cell is None:
-        raise ValueError("the cell is empty")
-    if isinstance(cell, str):
-        import fsspec
-
-        opened: IO[bytes] = fsspec.open(cell, "rb", **storage_options).open()
-        return opened
-    if isinstance(cell, (bytes, bytearray, memoryview)):
-        return io.BytesIO(cell)
-    try:
-        import pyarrow as pa
-
-        reader: IO[bytes] = pa.BufferReader(cell)  # large cells are not copied
-    except TypeError:
-        raise ValueError(f"expected audio as bytes, path, URL or array, got {type(cell).__name__}") from None
-    return reader
 
 
 def _sound_file(file: IO[bytes]) -> soundfile.SoundFile | None:

@@ -5,14 +5,21 @@ With its model on the meta device, without weights, a pipeline still preprocesse
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
+from collections import UserDict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from pipelines import tasks
+from pipelines import cells, continuous, fetch, generation, routing, schemas, tasks
 from pipelines.batching import Limits, Output, Part, collate, split
 from pipelines.config import JobConfig
 from pipelines.errors import ModelError, first_line
+from pipelines.padding import Sharing
+from pipelines.routing import Options, Routed, intercept, route
+from pipelines.schemas import Shape
 from pipelines.tasks import Task
 
 if TYPE_CHECKING:
@@ -20,7 +27,23 @@ if TYPE_CHECKING:
     import torch
     from transformers import Pipeline
 
-Options = dict[str, object]
+CONTINUOUS = 16  # times as much is handed to continuous batching, which makes its own batches
+MEDIA = (cells.recording, cells.samples, cells.image, cells.images, cells.video)  # whose cells may be URLs to fetch
+
+
+@dataclass
+class Item:
+    """One row's input.
+
+    Attributes:
+        cells: argument of the pipeline -> cell.
+        options: this row's other call arguments, which override the config's.
+        seed: of the random numbers that its generation draws.
+    """
+
+    cells: Mapping[str, object]
+    options: Mapping[str, object] = field(default_factory=dict)
+    seed: int = 0
 
 
 class Phases:
@@ -33,12 +56,19 @@ class Phases:
         """`pipe` is a pipeline for `task`. Raises ModelError where it refuses one of the config's parameters."""
         self.pipe, self.task = pipe, task
         self._parameters = dict(config.parameters)
-        self._storage_options = dict(config.input.storage_options)
-        self._equal_lengths = task.equal_lengths(pipe)
+        rate = getattr(pipe.feature_extractor, "sampling_rate", None) or cells.Source.rate
+        self.source = cells.Source(rate, dict(config.input.storage_options), config.input.max_media_bytes)
+        generation.prepare(pipe)
+        self._may_share = pipe.tokenizer is None or pipe.tokenizer.pad_token_id is not None
+        intercept(pipe)
         try:
             self._defaults = self._phase_options({})
         except Exception as error:  # whatever the pipeline makes of a wrong argument
             raise ModelError(f"parameters: the {task.name} pipeline does not take them: {first_line(error)}") from None
+        wanted = config.engine.continuous_batching
+        continues = task.continuous and (self.on_accelerator if wanted == "auto" else wanted)
+        self._is_continuous = continues and continuous.is_plain(pipe, self._defaults[1])
+        self._default_key = routing.key(self._defaults[1])
 
     @property
     def on_accelerator(self) -> bool:
@@ -49,42 +79,84 @@ class Phases:
         """The batch limits of `engine.batch`: a number of parts, or "auto" for the task's budget of elements."""
         if isinstance(batch, int):
             return Limits.fixed(batch)
-        return Limits.budget(self.task.elements * (tasks.ACCELERATOR if self.on_accelerator else 1))
+        window = CONTINUOUS if self._is_continuous else 1
+        return Limits.budget(window * self.task.elements * (tasks.ACCELERATOR if self.on_accelerator else 1))
 
-    def schema(self) -> pa.DataType:
-        """The Arrow type of a prediction."""
-        return self.task.schema(self._defaults[2])
+    def schema(self, columns: Mapping[str, pa.DataType]) -> pa.DataType:
+        """The Arrow type of a prediction, given the types of the columns of arguments."""
+        output = self._main_output() if self.task.schema is schemas.features else None
+        return self.task.schema(Shape(self.pipe, {**self._parameters, **self._defaults[2]}, columns, output))
 
-    def preprocess(self, item: object, row_options: Mapping[str, object]) -> Iterator[Part]:
-        """The parts of one item, made as they are asked for.
+    def fetched(self, item: Item) -> Item:
+        """The item with what its URLs name, or the errors that fetching raised, in their cells."""
+        urls = {name for name, cell in item.cells.items() if self.task.arguments[name] in MEDIA and cells.url(cell)}
+        if not urls:
+            return item
+        return Item({**item.cells, **{name: self._fetched(item.cells[name]) for name in urls}}, item.options, item.seed)
 
-        Args:
-            item: what the pipeline takes as its input; for speech, an audio cell.
-            row_options: call arguments of this row, which override the config's.
-        """
-        before, during, _ = self._options(row_options)
-        group = _key(during)
-        for inputs, seconds in self._model_inputs(item, before):
-            cost = _elements(inputs)
-            yield Part(inputs, cost, during, (group, cost if self._equal_lengths else None), seconds)
+    def _fetched(self, cell: object) -> object:
+        try:
+            return fetch.fetch(cells.url(cell) or "", self.source.storage_options, self.source.max_bytes)
+        except Exception as error:  # raised where the cell is opened
+            return error
+
+    def preprocess(self, item: Item) -> Iterator[Part]:
+        """The parts of one item, made as they are asked for."""
+        decoded = {name: self.task.arguments[name](cell, self.source) for name, cell in item.cells.items()}
+        main = self.task.inputs[0]
+        decoded = {main: decoded.get(main), **decoded}
+        options = {key: value for key, value in self._given(item.options).items() if key not in decoded}
+        routed = route(self.task.call, self.pipe, decoded, options)
+        key = routing.key(routed.during)
+        changed = dict(item.options) if key != self._default_key else {}
+        is_alone = not self._may_share or (generation.samples(self.pipe, routed.during) and not self._samples_together)
+        for inputs, seconds in self._model_inputs(routed):
+            shares = Sharing.ALONE if is_alone else self.task.shares(self.pipe, inputs)
+            group = Sharing.ALONE if shares is Sharing.ALONE else (key, shares)
+            yield Part(inputs, _elements(inputs), changed, group, seconds, item.seed)
 
     def forward(self, parts: Sequence[Part]) -> list[Output]:
         """Runs the model on one batch of parts of one group. One output per part, in order, on the CPU."""
         import torch
 
-        with torch.inference_mode():
+        during = self._options(parts[0].options)[1]
+        if self._is_continuous and continuous.is_plain(self.pipe, during):
+            with contextlib.suppress(continuous.Unsupported):
+                return continuous.generate(self.pipe, parts, during)
+            self._is_continuous = False
+        with torch.inference_mode(), self._randomness(parts, during):
+            if self.task.forwards_whole:
+                return [self._forward_whole(part, during) for part in parts]
             inputs = _cast(collate(self.pipe, parts), self.pipe.dtype)
-            outputs = split(self.pipe.forward(inputs, **parts[0].options), len(parts))
+            outputs = split(self.pipe.forward(inputs, **during), len(parts))
         if self.task.trim is not None:
             trim = self.task.trim
             outputs = [trim(self.pipe, part.inputs, output) for part, output in zip(parts, outputs, strict=True)]
         return outputs
 
-    def postprocess(self, outputs: list[Output], row_options: Mapping[str, object]) -> object:
+    def postprocess(self, outputs: list[Output], item: Item) -> object:
         """The prediction of one item from the outputs of all its parts, in order."""
-        after = self._options(row_options)[2]
+        after = {**self._options(item.options)[2], **self.task.forced}
+        if self.task.forwards_whole:
+            (outputs,) = outputs
         prediction = self.pipe.postprocess(outputs if self._is_chunked else outputs[0], **after)
-        return self.task.present(prediction, after)
+        return self.task.present(prediction)
+
+    def _main_output(self) -> tuple[int, int] | None:
+        """(dimensions, size of the last) of what the model gives for a small input, found without weights if need be."""
+        import torch
+
+        sample = "a" if self.task.inputs == ("text",) else [[[0, 0, 0]] * 64] * 64
+        ((name, decode),) = self.task.arguments.items()
+        try:
+            routed = route(self.task.call, self.pipe, {name: decode(sample, self.source)}, self._given({}))
+            with torch.inference_mode():
+                inputs = self.pipe.preprocess(routed.inputs, **routed.before)
+                outputs = self.pipe._forward(self.pipe._ensure_tensor_on_device(_plain(inputs), self.pipe.device))
+            wanted = outputs["pooler_output"] if routed.after.get("pool") else outputs[0]
+        except Exception:  # models that look at values cannot run without weights
+            return None
+        return wanted.ndim, wanted.shape[-1]
 
     @functools.cached_property
     def _is_chunked(self) -> bool:
@@ -92,14 +164,44 @@ class Phases:
 
         return isinstance(self.pipe, ChunkPipeline)
 
-    def _model_inputs(self, item: object, options: Options) -> Iterator[tuple[dict[str, object], float]]:
+    @functools.cached_property
+    def _samples_together(self) -> bool:
+        """Whether rows that share a batch can draw from random numbers of their own."""
+        return self.task.trim is generation.trim
+
+    def _model_inputs(self, routed: Routed) -> Iterator[tuple[dict[str, Any], float]]:
         if self.task.preprocess is not None:
-            yield from self.task.preprocess(self.pipe, item, self._storage_options, **options)
+            yield from self.task.preprocess(self.pipe, routed.inputs, self.source, **routed.before)
+        elif self.task.forwards_whole:
+            yield {"inputs": routed.inputs, "before": routed.before}, 0.0
         elif self._is_chunked:
-            for inputs in self.pipe.preprocess(item, **options):
-                yield dict(inputs), 0.0
+            for inputs in self.pipe.preprocess(routed.inputs, **routed.before):
+                yield _plain(inputs), 0.0
         else:
-            yield dict(self.pipe.preprocess(item, **options)), 0.0
+            yield _plain(self.pipe.preprocess(routed.inputs, **routed.before)), 0.0
+
+    def _forward_whole(self, part: Part, during: Options) -> Output:
+        before: Any = part.inputs["before"]
+        parts = self.pipe.preprocess(part.inputs["inputs"], **before)
+        outputs = [self.pipe.forward(inputs, **during) for inputs in parts]
+        for output in outputs:
+            output.pop("is_last", None)
+        return outputs
+
+    def _randomness(self, parts: Sequence[Part], during: Options) -> contextlib.AbstractContextManager[object]:
+        """Random numbers that depend on nothing but the rows' seeds."""
+        import torch
+
+        if generation.samples(self.pipe, during) and self._samples_together:
+            return generation.seeded(self.pipe, [part.seed for part in parts])
+        if parts[0].group is Sharing.ALONE:
+            torch.manual_seed(parts[0].seed)
+        return contextlib.nullcontext()
+
+    def _given(self, row_options: Mapping[str, object]) -> Options:
+        """Call arguments: a row's override the config's."""
+        own = {key: cells.without_nulls(value) for key, value in row_options.items()}
+        return {**copy.deepcopy(self._parameters), **own}  # pipelines write into what they are given
 
     def _options(self, row_options: Mapping[str, object]) -> tuple[Options, Options, Options]:
         return self._phase_options(row_options) if row_options else self._defaults
@@ -108,9 +210,19 @@ class Phases:
         """Call arguments sorted to the phases as `Pipeline.__call__` does it."""
         pipe = self.pipe
         own = (pipe._preprocess_params, pipe._forward_params, pipe._postprocess_params)
-        called = pipe._sanitize_parameters(**{**self._parameters, **row_options})
+        given = self._given(row_options)
+        called = pipe._sanitize_parameters(**{key: given[key] for key in given if key not in self.task.arguments})
         before, during, after = ({**mine, **theirs} for mine, theirs in zip(own, called, strict=True))
         return before, during, after
+
+
+def _plain(inputs: Any) -> dict[str, Any]:  # noqa: ANN401  # a BatchEncoding, BatchFeature or dict
+    """Model inputs as a dict, without the tokenizer's own objects, which are slow to send."""
+    return {key: [_light(one) for one in value] if isinstance(value, list) else value for key, value in inputs.items()}
+
+
+def _light(value: object) -> object:
+    return UserDict(value.data) if isinstance(value, UserDict) else value
 
 
 def _elements(inputs: Mapping[str, object]) -> int:
@@ -128,7 +240,3 @@ def _cast(inputs: dict[str, object], dtype: torch.dtype) -> dict[str, object]:
         key: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
         for key, value in inputs.items()
     }
-
-
-def _key(options: Mapping[str, object]) -> str:
-    return repr(sorted(options.items())) if options else ""

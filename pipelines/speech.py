@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from pipelines import media
+from pipelines.cells import Source
 from pipelines.chunking import Samples, Window, chunks
+from pipelines.padding import equal_but_for_padding, equal_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +22,7 @@ Inputs = dict[str, object]
 def preprocess(
     pipe: Pipeline,
     cell: object,
-    storage_options: Mapping[str, object],
+    source: Source,
     chunk_length_s: float = 0,
     stride_length_s: float | tuple[float, float] | None = None,
 ) -> Iterator[tuple[Inputs, float]]:
@@ -29,15 +31,15 @@ def preprocess(
     Args:
         pipe: an AutomaticSpeechRecognitionPipeline.
         cell: as `media.audio` takes it.
-        storage_options: for URLs.
+        source: where it may come from.
         chunk_length_s: seconds of a chunk; 0: the recording is one chunk.
         stride_length_s: seconds of overlap, both sides alike or (left, right).
 
     Yields:
         (model inputs, seconds of audio not seen in an earlier chunk).
     """
-    rate = pipe.feature_extractor.sampling_rate
-    blocks = media.audio(cell, rate, storage_options)
+    rate = source.rate
+    blocks = media.audio(cell, source)
     if not chunk_length_s:
         samples = np.concatenate([np.empty(0, np.float32), *blocks])
         _refuse_silence(len(samples))
@@ -94,6 +96,7 @@ def trim(pipe: Pipeline, inputs: Mapping[str, torch.Tensor], output: dict[str, o
     return {**output, "tokens": tokens[:, :frames]}
 
 
-def needs_equal_lengths(pipe: Pipeline) -> bool:
-    """Whether padding changes results: group normalization over time sees it, whatever the mask says."""
-    return getattr(pipe.model.config, "feat_extract_norm", None) == "group"
+def shares(pipe: Pipeline, inputs: Mapping[str, torch.Tensor]) -> Hashable:
+    """Equal lengths where padding changes results: group normalization over time sees it, whatever the mask says."""
+    sees_padding = getattr(pipe.model.config, "feat_extract_norm", None) == "group"
+    return (equal_shapes if sees_padding else equal_but_for_padding)(pipe, inputs)

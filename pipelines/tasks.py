@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+import importlib.util
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from pipelines import speech
+from pipelines import calls, cells, generation, padding, present, schemas, speech
 from pipelines.config import nearest
 from pipelines.errors import ConfigError
+from pipelines.schemas import Shape
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import torch
     from transformers import Pipeline
 
 Options = Mapping[str, object]
-Streamed = Iterator[tuple[dict[str, object], float]]
+
+TEXT, GENERATED, IMAGE, AUDIO = 512, 2048, 1 << 20, 320_000  # elements of a batch on a CPU
+ACCELERATOR = 32  # times as many on an accelerator
 
 
 @dataclass(frozen=True)
@@ -25,72 +28,46 @@ class Task:
 
     Attributes:
         name: as transformers names it.
-        inputs: the pipeline argument that is the item, and others that make a dict of it where they are given.
-        schema: postprocessing options -> Arrow type of a prediction.
-        elements: padded elements (tokens, samples) of a batch on a CPU; an accelerator takes ACCELERATOR times that.
+        arguments: what a row gives: argument of the pipeline -> how its cell becomes what the pipeline takes.
+        schema: Arrow type of a prediction.
+        elements: padded elements (tokens, samples, pixels) of a batch on a CPU; ACCELERATOR times that elsewhere.
+        call: calls the pipeline with (arguments, options) as a user would.
+        optional: whether a row may lack the first argument, having others.
         fans_out: whether an item can have many parts that are worth spreading over the pool.
         preprocess: replaces the pipeline's own where that would hold a whole recording in memory.
+        forwards_whole: whether `preprocess` needs the weights, so that the forward phase does both.
+        shares: (pipeline, model inputs) -> what parts that share a batch have in common; ALONE: nothing does.
         trim: (pipeline, model inputs, output) -> output without what stands for padding.
-        equal_lengths: whether only parts of equal length may share a batch.
-        present: what `pipeline.__call__` does to a prediction after `postprocess`, given the call's options.
+        forced: postprocessing arguments that are always set, because what they give is cheaper to carry.
+        present: what becomes of the pipeline's prediction on its way to the schema.
+        needs: packages that dray itself does without.
+        continuous: whether transformers' continuous batching does the task.
     """
 
     name: str
-    inputs: tuple[str, ...]
-    schema: Callable[[Options], pa.DataType]
+    arguments: Mapping[str, Callable[[object, cells.Source], object]]
+    schema: Callable[[Shape], pa.DataType]
     elements: int
+    call: Callable[[Pipeline, dict[str, object], dict[str, object]], object] = calls.first_and_named
+    optional: bool = False
     fans_out: bool = False
-    preprocess: Callable[..., Streamed] | None = None
-    trim: Callable[[Pipeline, Mapping[str, torch.Tensor], dict[str, object]], dict[str, object]] | None = None
-    equal_lengths: Callable[[Pipeline], bool] = lambda pipe: False
-    present: Callable[[object, Options], object] = lambda prediction, options: prediction
+    preprocess: Callable[..., Iterator[tuple[dict[str, object], float]]] | None = None
+    forwards_whole: bool = False
+    shares: Callable[[Pipeline, Mapping[str, Any]], Hashable] = padding.equal_but_for_padding
+    trim: Callable[[Pipeline, Mapping[str, Any], dict[str, Any]], dict[str, Any]] | None = None
+    forced: Options = field(default_factory=dict)
+    present: Callable[[Any], object] = lambda prediction: prediction
+    needs: tuple[str, ...] = ()
+    continuous: bool = False
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of its arguments, the main one first."""
+        return tuple(self.arguments)
 
 
-ACCELERATOR = 32  # times Task.elements
-
-
-def _transcript(options: Options) -> pa.DataType:
-    import pyarrow as pa
-
-    fields = [("text", pa.string())]
-    if options.get("return_timestamps") or options.get("return_language"):
-        chunk = [("text", pa.string()), ("timestamp", pa.list_(pa.float64()))]
-        if options.get("return_language"):
-            chunk.insert(0, ("language", pa.string()))
-        fields.append(("chunks", pa.list_(pa.struct(chunk))))
-    return pa.struct(fields)
-
-
-def _labels(options: Options) -> pa.DataType:
-    import pyarrow as pa
-
-    return pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())]))
-
-
-def _ranking(options: Options) -> pa.DataType:
-    import pyarrow as pa
-
-    fields = [("sequence", pa.string()), ("labels", pa.list_(pa.string())), ("scores", pa.list_(pa.float64()))]
-    return pa.struct(fields)
-
-
-def _features(options: Options) -> pa.DataType:
-    import pyarrow as pa
-
-    return pa.list_(pa.list_(pa.list_(pa.float32())))
-
-
-def _as_list(prediction: object, options: Options) -> object:
-    """Text classification gives a bare dict for its single best label only inside, never to its caller."""
-    return [prediction] if isinstance(prediction, dict) else prediction
-
-
-def _trim_tokens(pipe: Pipeline, inputs: Mapping[str, torch.Tensor], output: dict[str, object]) -> dict[str, object]:
-    """Cuts the first tensor, (1, tokens, ...), to the tokens of this item."""
-    key, length = next(iter(output)), inputs["input_ids"].shape[1]
-    states = cast("torch.Tensor", output[key])
-    output[key] = states[:, -length:] if pipe.tokenizer.padding_side == "left" else states[:, :length]
-    return output
+def _type(kind: pa.DataType) -> Callable[[Shape], pa.DataType]:
+    return lambda shape: kind
 
 
 TASKS = {
@@ -98,21 +75,137 @@ TASKS = {
     for task in (
         Task(
             "automatic-speech-recognition",
-            inputs=("audio",),
-            schema=_transcript,
-            elements=320_000,
+            {"audio": cells.recording},
+            schemas.transcript,
+            AUDIO,
             fans_out=True,
             preprocess=speech.preprocess,
+            shares=speech.shares,
             trim=speech.trim,
-            equal_lengths=speech.needs_equal_lengths,
         ),
-        Task("text-classification", ("text", "text_pair"), _labels, elements=512, present=_as_list),
-        Task("zero-shot-classification", ("text",), _ranking, elements=512),
-        Task("feature-extraction", ("text",), _features, elements=512, trim=_trim_tokens),
+        Task("audio-classification", {"audio": cells.samples}, _type(schemas.SCORED), AUDIO, shares=speech.shares),
+        Task(
+            "zero-shot-audio-classification",
+            {"audio": cells.samples},
+            _type(schemas.SCORED),
+            AUDIO,
+            shares=padding.same_texts,
+        ),
+        Task(
+            "text-to-audio",
+            {"text": cells.chat},
+            _type(schemas.SOUND),
+            TEXT,
+            shares=padding.nothing,
+            present=present.sound,
+        ),
+        Task(
+            "text-classification",
+            {"text": cells.as_it_is, "text_pair": cells.as_it_is},
+            _type(schemas.SCORED),
+            TEXT,
+            call=calls.pair,
+            present=present.as_list,
+        ),
+        Task("token-classification", {"text": cells.as_it_is}, schemas.entities, TEXT),
+        Task("fill-mask", {"text": cells.as_it_is}, _type(schemas.FILLED), TEXT, present=present.flat_masks),
+        Task("zero-shot-classification", {"text": cells.as_it_is}, _type(schemas.RANKED), TEXT),
+        Task(
+            "table-question-answering",
+            {"table": cells.table, "query": cells.as_it_is},
+            _type(schemas.CELLS),
+            TEXT,
+            shares=padding.nothing,
+        ),
+        Task(
+            "document-question-answering",
+            {"image": cells.image, "question": cells.as_it_is, "word_boxes": cells.word_boxes},
+            _type(schemas.SPANS),
+            TEXT,
+            optional=True,
+            trim=padding.trim_tokens("start_logits", "end_logits", "attention_mask"),
+        ),
+        Task(
+            "text-generation",
+            {"text": cells.chat},
+            schemas.generated,
+            GENERATED,
+            trim=generation.trim,
+            present=present.messages,
+            continuous=True,
+        ),
+        Task(
+            "image-text-to-text",
+            {"images": cells.images, "text": cells.chat},
+            schemas.answered,
+            GENERATED,
+            call=calls.named,
+            optional=True,
+            trim=generation.trim,
+            present=present.messages,
+        ),
+        Task(
+            "any-to-any",
+            {"text": cells.chat, "images": cells.images, "videos": cells.video, "audio": cells.samples},
+            schemas.answered,
+            GENERATED,
+            call=calls.named,
+            optional=True,
+            trim=generation.trim,
+            present=present.messages,
+        ),
+        Task(
+            "decision",
+            {"state": cells.chat, "questions": cells.parsed},
+            _type(schemas.DECISIONS),
+            TEXT,
+            call=calls.request,
+            shares=padding.nothing,
+            present=present.answers,
+        ),
+        Task("image-classification", {"image": cells.image}, _type(schemas.SCORED), IMAGE),
+        Task(
+            "zero-shot-image-classification",
+            {"image": cells.image},
+            _type(schemas.SCORED),
+            IMAGE,
+            shares=padding.same_texts,
+        ),
+        Task("object-detection", {"image": cells.image}, _type(schemas.BOXES), IMAGE),
+        Task("zero-shot-object-detection", {"image": cells.image}, _type(schemas.BOXES), IMAGE),
+        Task("image-segmentation", {"image": cells.image}, _type(schemas.SEGMENTS), IMAGE),
+        Task("depth-estimation", {"image": cells.image}, _type(schemas.DEPTH), IMAGE),
+        Task(
+            "mask-generation",
+            {"image": cells.image},
+            schemas.masks,
+            IMAGE,
+            forwards_whole=True,
+            shares=padding.nothing,
+            present=present.masks,
+            needs=("torchvision",),
+        ),
+        Task("keypoint-matching", {"images": cells.images}, _type(schemas.MATCHES), IMAGE, shares=padding.nothing),
+        Task("video-classification", {"video": cells.video}, _type(schemas.SCORED), IMAGE),
+        Task(
+            "image-feature-extraction",
+            {"image": cells.image},
+            schemas.features,
+            IMAGE,
+            forced={"return_tensors": True},
+        ),
+        Task(
+            "feature-extraction",
+            {"text": cells.as_it_is},
+            schemas.features,
+            TEXT,
+            trim=padding.trim_tokens(),
+            forced={"return_tensors": True},
+        ),
     )
 }
 
-ALIASES = {"sentiment-analysis": "text-classification"}
+ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification", "text-to-speech": "text-to-audio"}
 
 # What transformers 5 has removed, and the way to go now.
 REMOVED = {
@@ -122,6 +215,8 @@ REMOVED = {
     "translation": "text-generation with a chat model",
     "visual-question-answering": "image-text-to-text with a vision-language model",
     "vqa": "image-text-to-text with a vision-language model",
+    "image-to-text": "image-text-to-text with a vision-language model",
+    "image-to-image": "the diffusers library",
 }
 
 
@@ -129,12 +224,20 @@ def find_task(name: str) -> Task:
     """The task of that name or alias.
 
     Raises:
-        ConfigError: no such task; removed tasks are told what replaces them, others the nearest name.
+        ConfigError: no such task (removed ones are told what replaces them, others the nearest name), or a package that
+            it needs is missing.
     """
     name = ALIASES.get(name, name)
     if name in TASKS:
+        _refuse_missing(TASKS[name])
         return TASKS[name]
     removed = "translation" if name.startswith("translation_") else name
     if removed in REMOVED:
         raise ConfigError(f"task: transformers has removed {name}; use {REMOVED[removed]}")
     raise ConfigError(f"task: dray does not run {name}{nearest(name, [*TASKS, *ALIASES])}")
+
+
+def _refuse_missing(task: Task) -> None:
+    missing = [package for package in task.needs if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ConfigError(f"task: {task.name} needs {missing[0]}, which is not installed; pip install {missing[0]}")

@@ -13,6 +13,7 @@ from transformers import pipeline
 from jobs.operators import Forward, Fused, Gather, Postprocess, Preprocess, Worker
 from jobs.rows import ARGUMENT, ID, KEY, READ_S, SOURCE
 from pipelines.config import parse_config
+from pipelines.loading import load_phases
 
 warnings.simplefilter("ignore")
 
@@ -104,7 +105,10 @@ def test_operators_give_the_librarys_result(models, case, layout, batch, monkeyp
     folder = getattr(models, model)
     raw = {"task": task, "model": folder, "parameters": parameters, "engine": {"batch": batch}}
     config = parse_config({**raw, "input": {"path": "-"}, "output": {"path": "-"}})
-    result = layout(Worker(config, threads=1, accelerator=False), table_of(task, case))
+    table = table_of(task, case)
+    columns = {name.removeprefix(ARGUMENT): table[name].type for name in table.column_names}
+    schema = load_phases(config, weights=False).schema(columns)
+    result = layout(Worker(config, schema, threads=1, accelerator=False), table)
     assert [error for error in result["error"].to_pylist() if error] == []
     expected = reference(case, folder)
     assert len(result) == len(expected)

@@ -8,8 +8,13 @@ import torch
 
 from pipelines.batching import Limits, Part
 from pipelines.codec import decode, encode
-from pipelines.engine import Item, predict
+from pipelines.engine import predict
 from pipelines.errors import RowError
+from pipelines.phases import Item as Item
+
+
+def item_of(numbers, options=None):
+    return Item({"x": numbers}, options or {})
 
 
 class Doubling:
@@ -19,8 +24,11 @@ class Doubling:
         self.pipe = SimpleNamespace(tokenizer=None)
         self.batches = []
 
-    def preprocess(self, item, options):
-        for number in item:
+    def fetched(self, item):
+        return item
+
+    def preprocess(self, item):
+        for number in item.cells["x"]:
             if number == 666:
                 raise UnicodeError("bad row")
             yield Part({"x": number}, cost=number, seconds=1.0)
@@ -32,15 +40,15 @@ class Doubling:
             raise ValueError("13 in the batch")
         return [{"y": 2 * number} for number in numbers]
 
-    def postprocess(self, outputs, options):
-        if options.get("fail"):
+    def postprocess(self, outputs, item):
+        if item.options.get("fail"):
             raise KeyError("postprocess")
         return [output["y"] for output in outputs]
 
 
 def run(items, limits=None):
     phases = Doubling()
-    outcomes = predict(phases, [Item(item) for item in items], limits or Limits.budget(40), timeout_s=60)
+    outcomes = predict(phases, [item_of(item) for item in items], limits or Limits.budget(40), timeout_s=60)
     return phases, outcomes
 
 
@@ -64,19 +72,19 @@ def test_a_bad_part_fails_its_item_alone():
 
 
 def test_postprocessing_may_fail_too():
-    outcomes = predict(Doubling(), [Item([1], {"fail": True}), Item([1])], Limits.fixed(4), timeout_s=60)
+    outcomes = predict(Doubling(), [item_of([1], {"fail": True}), item_of([1])], Limits.fixed(4), timeout_s=60)
     assert outcomes[0].error.stage == "postprocess"
     assert outcomes[1].prediction == [2]
 
 
 def test_preprocessing_that_takes_too_long_fails_the_row():
     class Slow(Doubling):
-        def preprocess(self, item, options):
-            for part in super().preprocess(item, options):
+        def preprocess(self, item):
+            for part in super().preprocess(item):
                 threading.Event().wait(0.02)
                 yield part
 
-    outcomes = predict(Slow(), [Item([1] * 50), Item([2])], Limits.fixed(4), timeout_s=0.2)
+    outcomes = predict(Slow(), [item_of([1] * 50), item_of([2])], Limits.fixed(4), timeout_s=0.2)
     assert outcomes[0].error.kind == "TimeoutError"
     assert "errors.timeout_s" in str(outcomes[0].error)
     assert outcomes[1].prediction == [4]
@@ -87,8 +95,8 @@ def test_an_endless_item_is_held_in_windows():
     alive, most = set(), [0]
 
     class Counted(Doubling):
-        def preprocess(self, item, options):
-            for number in range(item[0]):
+        def preprocess(self, item):
+            for number in range(item.cells["x"][0]):
                 part = Part({"x": 1, "n": number}, cost=1)
                 alive.add(number)
                 most[0] = max(most[0], len(alive))
@@ -98,18 +106,18 @@ def test_an_endless_item_is_held_in_windows():
             alive.difference_update(part.inputs["n"] for part in parts)
             return super().forward(parts)
 
-    (outcome,) = predict(Counted(), [Item([10_000])], Limits.fixed(8), timeout_s=60)
+    (outcome,) = predict(Counted(), [item_of([10_000])], Limits.fixed(8), timeout_s=60)
     assert len(outcome.prediction) == 10_000
     assert most[0] <= 4 * 32 * 8
 
 
 def test_errors_of_our_own_stop_everything():
     class Broken(Doubling):
-        def preprocess(self, item, options):
+        def preprocess(self, item):
             return None
 
     with pytest.raises(TypeError):
-        predict(Broken(), [Item([1])], Limits.fixed(1), timeout_s=60)
+        predict(Broken(), [item_of([1])], Limits.fixed(1), timeout_s=60)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool])

@@ -11,6 +11,7 @@ from builders import RATE, sound
 from conftest import ROOT
 
 from pipelines import media
+from pipelines.cells import Source
 
 SHARED = ROOT.parent / "shared" / "media"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real media is not here")
@@ -23,7 +24,7 @@ def encoded(samples: np.ndarray, rate: int, kind: str, subtype: str | None = Non
 
 
 def decoded(cell: object, rate: int = RATE) -> np.ndarray:
-    return np.concatenate(list(media.audio(cell, rate, {})))
+    return np.concatenate(list(media.audio(cell, Source(rate))))
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "AIFF"])
@@ -93,7 +94,7 @@ def test_containers_that_libsndfile_does_not_know(container, codec):
         (b"", "not an audio file"),
         (b"not audio at all" * 100, "not an audio file"),
         ({"bytes": None, "path": None}, "the cell is empty"),
-        (17, "expected audio as bytes, path, URL or array, got int"),
+        (17, "expected media as bytes, path, URL or array, got int"),
         ({"array": [0.0, float("nan")], "sampling_rate": RATE}, "not finite"),
         ({"array": np.zeros((2, 2, 2)), "sampling_rate": RATE}, r"got shape \(2, 2, 2\)"),
         ({"array": [0.0], "sampling_rate": 0}, "sampling rate"),

@@ -1,0 +1,212 @@
+"""Cells of the input as what pipelines take: text, chats, tables, recordings, images, videos."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from pipelines import fetch
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+
+    from pipelines.chunking import Samples
+
+MEDIA_KEYS = {"image": ("image", "url", "path", "base64"), "audio": ("audio", "url", "path", "base64")}  # of a chat's part
+
+
+@dataclass(frozen=True)
+class Source:
+    """How media are read.
+
+    Attributes:
+        rate: samples per second that the model wants.
+        storage_options: for object stores, as fsspec takes them.
+        max_bytes: of a download.
+    """
+
+    rate: int = 16_000
+    storage_options: Mapping[str, object] = field(default_factory=dict)
+    max_bytes: int = 2 << 30
+
+
+def as_it_is(cell: object, source: Source) -> object:
+    """The cell."""
+    return cell
+
+
+def recording(cell: object, source: Source) -> object:
+    """The cell, which speech recognition decodes as it goes."""
+    return cell
+
+
+def samples(cell: object, source: Source) -> Samples:
+    """A whole recording: mono float32 (samples,) at the model's rate."""
+    from pipelines import media
+
+    return np.concatenate([np.empty(0, np.float32), *media.audio(cell, source)])
+
+
+def image(cell: object, source: Source) -> Image.Image:
+    """A picture from encoded bytes, a path or URL, base64, or an array (height, width[, channels]) of bytes.
+
+    Raises:
+        ValueError: the cell holds no image that Pillow can read.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(cell, Image.Image):
+        return cell
+    if isinstance(cell, (list, np.ndarray)):
+        return Image.fromarray(np.asarray(cell, np.uint8))
+    with opened(cell, source) as file:
+        try:
+            picture = Image.open(file)
+            picture.load()
+        except UnidentifiedImageError:
+            raise ValueError("not an image that Pillow can read") from None
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"the image is damaged or too large: {error}") from None
+    return picture
+
+
+def images(cell: object, source: Source) -> object:
+    """A picture, or a list of them."""
+    several = isinstance(cell, list) and not (cell and isinstance(cell[0], (list, int)))
+    return [image(inner, source) for inner in cast("list[object]", cell)] if several else image(cell, source)
+
+
+class _TemporaryPath(str):
+    """The path of a file that lives as long as this string."""
+
+
+def video(cell: object, source: Source) -> str:
+    """A video as a path, which is what pipelines take; what is no local file yet becomes a temporary one."""
+    path = cell.get("path") if isinstance(cell, Mapping) and cell.get("bytes") is None else cell
+    if isinstance(path, str) and os.path.isfile(path):
+        return path
+    descriptor, name = tempfile.mkstemp(prefix="dray-video-")
+    temporary = _TemporaryPath(name)
+    weakref.finalize(temporary, os.unlink, name)
+    with opened(cell, source) as file, open(descriptor, "wb") as copy:
+        shutil.copyfileobj(file, copy)
+    return temporary
+
+
+def chat(cell: object, source: Source) -> object:
+    """A text, or a conversation: a list of messages with `role` and `content`, its media decoded."""
+    if not isinstance(cell, list):
+        return cell
+    return [_message(without_nulls(message), source) for message in cell]
+
+
+def _message(message: Any, source: Source) -> object:  # noqa: ANN401  # whatever the row holds
+    if not isinstance(message, Mapping) or not isinstance(message.get("content"), list):
+        return message
+    return {**message, "content": [_part(part, source) for part in message["content"]]}
+
+
+def _part(part: object, source: Source) -> object:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    for key in MEDIA_KEYS.get(str(kind), ()):
+        if key in cast("Mapping[str, object]", part):
+            decoded = (image if kind == "image" else samples)(cast("Mapping[str, object]", part)[key], source)
+            return {"type": kind, kind: decoded}
+    return part
+
+
+def table(cell: object, source: Source) -> pd.DataFrame:
+    """A table of strings from columns (name -> cells) or records, or JSON of either."""
+    import pandas as pd
+
+    value = parsed(cell, source)
+    if not isinstance(value, (Mapping, list)):
+        raise ValueError(f"expected a table as columns, records or JSON, got {type(cell).__name__}")
+    return pd.DataFrame(value).fillna("").astype(str)
+
+
+def word_boxes(cell: object, source: Source) -> list[tuple[str, list[int]]]:
+    """Words of a document with their boxes (0 to 1000): pairs, or structs of `word` and `box`."""
+    pairs = cast("Sequence[Any]", parsed(cell, source))
+    return [(pair["word"], pair["box"]) if isinstance(pair, Mapping) else (pair[0], pair[1]) for pair in pairs]
+
+
+def parsed(cell: object, source: Source) -> object:
+    """The cell; what JSON stands for, if it is a string."""
+    return json.loads(cell) if isinstance(cell, str) else without_nulls(cell)
+
+
+def without_nulls(value: object) -> object:
+    """Structs without the fields that are null: Arrow gives every row the fields that any row has."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def url(cell: object) -> str | None:
+    """The URL that a media cell names, if it does."""
+    if isinstance(cell, Mapping) and cell.get("bytes") is None:
+        cell = cell.get("path")
+    return cell if isinstance(cell, str) and fetch.is_url(cell) else None
+
+
+def opened(cell: object, source: Source) -> IO[bytes]:
+    """The encoded bytes of a media cell as a file.
+
+    Args:
+        cell: bytes (anything with the buffer protocol), a path, URL, data URL or base64, an open file, or a struct of
+            `bytes` and `path` as `datasets` has it.
+        source: where it may come from.
+
+    Raises:
+        ValueError: the cell holds nothing of the kind.
+        OSError: there is no such file.
+        RowError: its URL cannot be fetched.
+    """
+    if isinstance(cell, Mapping):
+        return opened(cell.get("path") if cell.get("bytes") is None else cell["bytes"], source)
+    if cell is None:
+        raise ValueError("the cell is empty")
+    if isinstance(cell, Exception):  # what fetching it ahead has raised
+        raise cell
+    if isinstance(cell, str):
+        return _named(cell, source)
+    if isinstance(cell, (bytes, bytearray, memoryview)):
+        return io.BytesIO(cell)
+    if hasattr(cell, "read"):
+        return cast("IO[bytes]", cell)
+    try:
+        import pyarrow as pa
+
+        reader: IO[bytes] = pa.BufferReader(cell)  # large cells are not copied
+    except TypeError:
+        raise ValueError(f"expected media as bytes, path, URL or array, got {type(cell).__name__}") from None
+    return reader
+
+
+def _named(cell: str, source: Source) -> IO[bytes]:
+    if fetch.is_url(cell):
+        return fetch.fetch(cell, source.storage_options, source.max_bytes)
+    path = os.path.expanduser(cell.removeprefix("file://"))
+    if os.path.isfile(path):
+        return open(path, "rb")
+    encoded = cell.partition(",")[2] if cell.startswith("data:") else cell
+    try:
+        if len(encoded) >= 16:
+            return io.BytesIO(base64.b64decode(encoded, validate=True))
+    except binascii.Error:
+        pass
+    shown = cell if len(cell) <= 100 else cell[:97] + "..."
+    raise FileNotFoundError(f"no such file, and neither a URL nor base64: {shown}")

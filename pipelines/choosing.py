@@ -1,0 +1,107 @@
+"""What a config leaves open: the default model of a task, and the task of a model."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines import tasks
+from pipelines.config import JobConfig
+from pipelines.errors import ConfigError
+from pipelines.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+# These tasks' pipelines take the models of more special tasks too, so they come after all others, in this order.
+GENERAL = (
+    "image-text-to-text",
+    "any-to-any",
+    "text-to-audio",
+    "text-generation",
+    "zero-shot-classification",
+    "decision",
+)
+FEATURES = {"input_ids": "feature-extraction", "pixel_values": "image-feature-extraction"}  # by a bare model's main input
+
+
+def named_model(config: JobConfig, task: str | None = None) -> tuple[str, str | None]:
+    """Name and revision of the config's model, or of transformers' default for the task. Raises ConfigError: neither is there."""
+    if config.model is not None:
+        return config.model, config.revision
+    name = task or config.task
+    if name is None:
+        raise ConfigError("model: name a model, or a task, whose default model is then used")
+    from transformers.pipelines import SUPPORTED_TASKS
+
+    default = SUPPORTED_TASKS[tasks.find_task(name).name]["default"]["model"]
+    model, revision = default["pt"] if isinstance(default, dict) else default
+    return model, config.revision or revision
+
+
+def by_tag(tag: object) -> Task | None:
+    """The task of a model card's or the hub's `pipeline_tag`; None where dray or transformers has none of that name."""
+    name = tasks.ALIASES.get(tag, tag) if isinstance(tag, str) else None
+    return tasks.find_task(name) if name in tasks.TASKS else None
+
+
+def card_tag(folder: Path) -> object:
+    """The `pipeline_tag` of a folder's model card, if it says one."""
+    from huggingface_hub.repocard import metadata_load
+
+    with contextlib.suppress(Exception):  # there is no card, or what is there is not YAML
+        return (metadata_load(folder / "README.md") or {}).get("pipeline_tag")
+    return None
+
+
+def hub_tag(model: str, revision: str | None, token: str | bool | None) -> object:
+    """The `pipeline_tag` that the hub gives a model; None where the hub is out of reach."""
+    from huggingface_hub import is_offline_mode, model_info
+
+    if is_offline_mode():
+        return None
+    with contextlib.suppress(Exception):  # the model may be in the cache all the same
+        return model_info(model, revision=revision, token=token, timeout=10).pipeline_tag
+    return None
+
+
+def by_architecture(model_config: PreTrainedConfig) -> Task | None:
+    """The most special task that one of the model's architectures serves."""
+    from transformers.pipelines import SUPPORTED_TASKS
+
+    wanted = set(model_config.architectures or ())
+    for name in [*(name for name in tasks.TASKS if name not in GENERAL), *GENERAL]:
+        for auto_class in SUPPORTED_TASKS[name]["pt"]:
+            if auto_class.__name__ != "AutoModel" and _serves(auto_class, model_config, wanted):
+                return tasks.find_task(name)
+    return _by_bare_model(model_config, wanted)
+
+
+def _serves(auto_class: Any, model_config: PreTrainedConfig, wanted: set[str]) -> bool:  # noqa: ANN401  # an auto class
+    own = (getattr(model_config, "auto_map", None) or {}).get(auto_class.__name__, "")
+    names = {model.__name__ for model in _classes(auto_class, model_config)} | {own.rpartition(".")[2]}
+    if auto_class.__name__ == "AutoModelForMaskedLM":  # it has encoder-decoders too, which are rarely meant for that
+        names = {name for name in names if not name.endswith("ForConditionalGeneration")}
+    return bool(names & wanted)
+
+
+def _classes(auto_class: Any, model_config: PreTrainedConfig) -> tuple[type, ...]:  # noqa: ANN401
+    if type(model_config) not in auto_class._model_mapping:
+        return ()
+    found = auto_class._model_mapping[type(model_config)]
+    return tuple(found) if isinstance(found, (tuple, list)) else (found,)
+
+
+def _by_bare_model(model_config: PreTrainedConfig, wanted: set[str]) -> Task | None:
+    """The task of a model without a head."""
+    from transformers import AutoModel
+
+    for model in _classes(AutoModel, model_config):
+        if model.__name__ not in wanted:
+            continue
+        if hasattr(model, "get_audio_features") and hasattr(model, "get_text_features"):
+            return tasks.find_task("zero-shot-audio-classification")
+        name = FEATURES.get(getattr(model, "main_input_name", ""))
+        return tasks.find_task(name) if name else None
+    return None

@@ -1,0 +1,117 @@
+"""Generated sequences: sampled by a seed of each row's own, and cut to what the row alone would have given."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Pipeline
+
+Options = Mapping[str, Any]
+
+
+def continues_prompts(pipe: Pipeline) -> bool:
+    """Whether the pipeline generates by a decoder alone, whose answers follow their prompts."""
+    generates = pipe._pipeline_calls_generate and pipe.model.can_generate()
+    return bool(generates and pipe.tokenizer is not None and not pipe.model.config.is_encoder_decoder)
+
+
+def prepare(pipe: Pipeline) -> None:
+    """Makes batches of prompts possible: padding on the left, with the end token where there is no padding token."""
+    if continues_prompts(pipe):
+        pipe.tokenizer.padding_side = "left"
+        if pipe.tokenizer.pad_token_id is None:
+            pipe.tokenizer.pad_token = pipe.tokenizer.eos_token
+
+
+def samples(pipe: Pipeline, during: Options) -> bool:
+    """Whether generation draws random tokens, given the arguments of the pipeline's forward."""
+    if not (pipe._pipeline_calls_generate and pipe.model.can_generate()):
+        return False
+    flat = {**during, **during.get("forward_params", {}), **during.get("generate_kwargs", {})}
+    if isinstance(flat.get("temperature"), (list, tuple)):  # Whisper samples where it falls back
+        return True
+    known = {key: value for key, value in flat.items() if key not in ("forward_params", "generate_kwargs")}
+    prepared = pipe._prepare_generate_kwargs(known)
+    config = prepared.get("generation_config") or pipe.model.generation_config
+    return bool(prepared.get("do_sample", config.do_sample))
+
+
+@contextlib.contextmanager
+def seeded(pipe: Pipeline, seeds: Sequence[int]) -> Iterator[None]:
+    """Within, `generate` draws each row's tokens from that row's own random numbers, whatever shares its batch.
+
+    The warpers (temperature, top_k, top_p ...) apply as ever; of what they leave, one token is drawn by inverting the
+    cumulative distribution.
+    """
+    from transformers import LogitsProcessorList
+
+    model, draw = pipe.model, _draw(seeds)
+    original = model._get_logits_processor
+
+    def with_seeds(*args: object, **kwargs: object) -> LogitsProcessorList:
+        return LogitsProcessorList([*original(*args, **kwargs), draw])
+
+    model._get_logits_processor = with_seeds
+    try:
+        yield
+    finally:
+        del model._get_logits_processor
+
+
+def _draw(seeds: Sequence[int]) -> Any:  # noqa: ANN401  # a LogitsProcessor, whose class needs transformers
+    import torch
+    from transformers import LogitsProcessor
+
+    class Draw(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
+        """Leaves one token per row, so that whoever samples after it has no choice."""
+
+        def __init__(self) -> None:
+            self._random: list[np.random.Generator] = []
+
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            if not self._random:  # rows of an item are its return sequences
+                several = len(scores) // len(seeds)
+                self._random = [np.random.default_rng([seed, number]) for seed in seeds for number in range(several)]
+            drawn = torch.tensor([random.random() for random in self._random], dtype=torch.float64, device=scores.device)
+            upto = scores.double().softmax(-1).cumsum(-1)
+            token = torch.searchsorted(upto, drawn[:, None] * upto[:, -1:], right=True)
+            token = token.clamp(max=scores.shape[-1] - 1)
+            return torch.full_like(scores, -torch.inf).scatter(-1, token, 0.0)
+
+    return Draw()
+
+
+def trim(pipe: Pipeline, inputs: Mapping[str, Any], output: dict[str, Any]) -> dict[str, Any]:
+    """Cuts padding off both ends of an item's sequences, (1, ..., tokens), and off its prompt, (1, tokens)."""
+    sequences, prompt = output["generated_sequence"], output["input_ids"]
+    own = inputs.get("input_ids", inputs.get("decoder_input_ids"))
+    if prompt is None or own is None or not hasattr(sequences, "shape"):
+        return output
+    start = prompt.shape[1] - own.shape[1]
+    if start and not pipe.model.config.is_encoder_decoder:
+        sequences = sequences[..., start:]
+        output["input_ids"] = prompt[:, start:]
+    first = 0 if pipe.model.config.is_encoder_decoder else own.shape[1]
+    output["generated_sequence"] = sequences[..., : first + _longest(pipe, sequences[..., first:])]
+    return output
+
+
+def _longest(pipe: Pipeline, generated: torch.Tensor) -> int:
+    """Tokens of the longest of an item's sequences, up to and with the token that ended it."""
+    import torch
+
+    rows = generated.reshape(-1, generated.shape[-1])
+    ends = pipe.model.generation_config.eos_token_id
+    ended = torch.isin(rows, torch.tensor([ends] if not isinstance(ends, list) else ends)) if ends is not None else rows < 0
+    pad = getattr(pipe.tokenizer, "pad_token_id", None)
+    lengths = []
+    for row, is_end in zip(rows, ended, strict=True):
+        kept = torch.nonzero(row != pad) if not is_end.any() else torch.nonzero(is_end)[:1]
+        lengths.append(int(kept[-1]) + 1 if len(kept) else 0)
+    return max(lengths, default=0)

@@ -1,0 +1,117 @@
+"""`model_kwargs`, sorted by who takes them: every part of a pipeline, or its model and config alone."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipelines.config import JobConfig
+from pipelines.errors import ConfigError, ModelError, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+OWN_KEYS = {
+    "dtype": "engine.dtype",
+    "torch_dtype": "engine.dtype",
+    "device_map": "engine.device_map",
+    "revision": "revision",
+    "load_in_8bit": "model_kwargs.quantization_config.load_in_8bit",
+    "load_in_4bit": "model_kwargs.quantization_config.load_in_4bit",
+}
+OF_ACCESS = ("token", "code_revision", "trust_remote_code")
+OF_FILES = ("cache_dir", "force_download", "proxies", "subfolder")
+OF_WEIGHTS = ("quantization_config", "max_memory", "offload_folder", "offload_buffers", "use_safetensors", "weights_only")
+QUANTIZATION = "model_kwargs.quantization_config"
+NEEDS_BITSANDBYTES = f"{QUANTIZATION}: 8-bit and 4-bit weights need bitsandbytes; pip install 'dray[quantization]'"
+
+Kwargs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelKwargs:
+    """Keyword arguments of from_pretrained.
+
+    Attributes:
+        access: for every part: token, trust_remote_code (False unless asked for), code_revision.
+        files: for every part: where in the repository and in the cache its files are.
+        config: for the model: what changes its config.
+        weights: for the model: how weights are loaded, which a model without weights does not need to know.
+    """
+
+    access: Kwargs
+    files: Kwargs
+    config: Kwargs
+    weights: Kwargs
+
+    @property
+    def quantization(self) -> Any | None:  # noqa: ANN401  # one of many classes
+        """The quantization config, if there is one."""
+        return self.weights.get("quantization_config")
+
+
+def sort_kwargs(config: JobConfig) -> ModelKwargs:
+    """Sorts a config's `model_kwargs`.
+
+    Raises:
+        ConfigError: one of them is set elsewhere in the config.
+        ModelError: the quantization config is not valid, or its package is missing.
+    """
+    given: Kwargs = dict(config.model_kwargs)
+    for name, key in OWN_KEYS.items():
+        if name in given:
+            raise ConfigError(f"model_kwargs.{name}: set {key} instead")
+    access = {"token": None, "code_revision": None, **_take(given, OF_ACCESS)}
+    access["trust_remote_code"] = access.get("trust_remote_code") is True
+    weights = {"use_safetensors": True, **_take(given, OF_WEIGHTS)}
+    if weights.get("quantization_config") is not None:
+        weights["quantization_config"] = quantization(weights["quantization_config"])
+    if "max_memory" in weights:
+        weights["max_memory"] = {int(key) if key.isdigit() else key: most for key, most in weights["max_memory"].items()}
+    return ModelKwargs(access, _take(given, OF_FILES), given, weights)
+
+
+def _take(kwargs: Kwargs, names: tuple[str, ...]) -> Kwargs:
+    return {name: kwargs.pop(name) for name in names if name in kwargs}
+
+
+def quantization(given: Mapping[str, Any]) -> Any:  # noqa: ANN401  # one of many classes
+    """transformers' quantization config for a dict as it is written in YAML.
+
+    Raises:
+        ModelError: it names no method, or one that transformers does not know; or bitsandbytes is missing.
+    """
+    from transformers import BitsAndBytesConfig
+    from transformers.quantizers.auto import AutoQuantizationConfig
+
+    refuse_without_bitsandbytes(given)
+    try:
+        if uses_bitsandbytes(given):
+            known = set(BitsAndBytesConfig().to_dict()) | {"load_in_8bit", "load_in_4bit"}
+            unknown = sorted(set(given) - known)
+            if unknown or not (given.get("load_in_8bit") or given.get("load_in_4bit")):
+                problem = f"bitsandbytes does not know {', '.join(unknown)}" if unknown else "no width is chosen"
+                raise ValueError(f"{problem}; set load_in_8bit: true or load_in_4bit: true, and what belongs to it")
+            return BitsAndBytesConfig(**{key: value for key, value in given.items() if key != "quant_method"})
+        return AutoQuantizationConfig.from_dict(dict(given))
+    except Exception as error:  # every method checks in its own way
+        raise ModelError(f"{QUANTIZATION}: {first_line(error)}") from None
+
+
+def uses_bitsandbytes(given: Mapping[str, Any]) -> bool:
+    """Whether bitsandbytes makes the weights smaller; it does where nothing else is named."""
+    return str(given.get("quant_method", "bitsandbytes")).startswith("bitsandbytes")
+
+
+def refuse_without_bitsandbytes(given: Mapping[str, Any]) -> None:
+    """Raises ModelError where bitsandbytes is needed and missing."""
+    if uses_bitsandbytes(given) and importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(NEEDS_BITSANDBYTES)
+
+
+def own_quantization(model_config: PreTrainedConfig) -> Mapping[str, Any] | None:
+    """How a model was quantized before it was saved, if it was."""
+    own = getattr(model_config, "quantization_config", None)
+    return own if own is None or isinstance(own, Mapping) else own.to_dict()
