@@ -151,8 +151,9 @@ class Phases:
         try:
             routed = route(self.task.call, self.pipe, {name: decode(sample, self.source)}, self._given({}))
             with torch.inference_mode():
-                inputs = self.pipe.preprocess(routed.inputs, **routed.before)
-                outputs = self.pipe._forward(self.pipe._ensure_tensor_on_device(_plain(inputs), self.pipe.device))
+                inputs = _plain(self.pipe.preprocess(routed.inputs, **routed.before))
+                inputs.pop("attention_mask", None)  # models look at its values
+                outputs = self.pipe._forward(self.pipe._ensure_tensor_on_device(inputs, self.pipe.device))
             wanted = outputs["pooler_output"] if routed.after.get("pool") else outputs[0]
         except Exception:  # models that look at values cannot run without weights
             return None
