@@ -5,7 +5,7 @@ BIN := .venv/bin
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test check bench lock clean
+.PHONY: demo test check conformance bench lock clean
 
 demo: .venv/ready
 	$(BIN)/python -m jobs.run configs/demo.yaml --fresh
@@ -18,6 +18,10 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Every task at every batch size and layout against transformers' own pipeline: the whole table.
+conformance: .venv/ready
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests:. $(BIN)/python tests/conformance.py 2> /dev/null
 
 bench: .venv/ready
 	PYTHONPATH=tests:. $(BIN)/python tests/benchmarks/batch.py

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections import UserDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from pipelines.generation import continues_prompts
 from pipelines.padding import Sharing
 
 if TYPE_CHECKING:
+    import torch
     from transformers import Pipeline
 
 Inputs = dict[str, object]
@@ -81,6 +83,32 @@ def pack(parts: Sequence[Part], limits: Limits) -> list[list[int]]:
             start += room
     batches.sort(key=lambda batch: -parts[batch[0]].cost)
     return batches
+
+
+def plain(inputs: Any) -> dict[str, Any]:  # noqa: ANN401  # a BatchEncoding, BatchFeature or dict
+    """Model inputs as a dict, without the tokenizer's own objects, which are slow to send."""
+    return {key: [_light(one) for one in value] if isinstance(value, list) else value for key, value in inputs.items()}
+
+
+def _light(value: object) -> object:
+    return UserDict(value.data) if isinstance(value, UserDict) else value
+
+
+def elements(inputs: Mapping[str, object]) -> int:
+    """Elements of the largest tensor; the masks beside it are no larger."""
+    import torch
+
+    return max((value.numel() for value in inputs.values() if isinstance(value, torch.Tensor)), default=1)
+
+
+def cast(inputs: dict[str, object], dtype: torch.dtype) -> dict[str, object]:
+    """Floating-point inputs in the weights' dtype, which the meta model may not have known."""
+    import torch
+
+    return {
+        key: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for key, value in inputs.items()
+    }
 
 
 def collate(pipe: Pipeline, parts: Sequence[Part]) -> Inputs:

@@ -134,7 +134,7 @@ def table(cell: object, source: Source) -> pd.DataFrame:
     value = parsed(cell, source)
     if not isinstance(value, (Mapping, list)):
         raise ValueError(f"expected a table as columns, records or JSON, got {type(cell).__name__}")
-    return pd.DataFrame(value).fillna("").astype(str)
+    return pd.DataFrame(value, dtype=object).map(lambda entry: "" if entry is None else str(entry))
 
 
 def word_boxes(cell: object, source: Source) -> list[tuple[str, list[int]]]:
@@ -146,6 +146,19 @@ def word_boxes(cell: object, source: Source) -> list[tuple[str, list[int]]]:
 def parsed(cell: object, source: Source) -> object:
     """The cell; what JSON stands for, if it is a string."""
     return json.loads(cell) if isinstance(cell, str) else without_nulls(cell)
+
+
+def tensor(value: object) -> object:
+    """A list of numbers as a float tensor of shape (1, numbers), nested lists by their own shape; other values as they are."""
+    import torch
+
+    innermost = value
+    while isinstance(innermost, list) and innermost:
+        innermost = innermost[0]
+    if innermost is value or not isinstance(innermost, float):
+        return value
+    made = torch.tensor(value)
+    return made[None] if made.ndim == 1 else made
 
 
 def without_nulls(value: object) -> object:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, TypeVar
 
-from pipelines.errors import RowError
+from pipelines.errors import RowError, first_line
 
 AHEAD = 16  # downloads at once in a worker
 ATTEMPTS, FIRST_PAUSE = 4, 0.5  # seconds; the pause doubles from attempt to attempt
@@ -46,10 +46,11 @@ def fetch(url: str, storage_options: Mapping[str, object], max_bytes: int) -> IO
         except RowError:
             raise
         except Exception as error:  # clients of object stores raise their own
-            if attempt == ATTEMPTS or not _may_pass(error):
+            cause = _with_status(error)
+            if attempt == ATTEMPTS or not _may_pass(cause):
                 tries = f" after {attempt} attempts" if attempt > 1 else ""
-                message = f"cannot fetch {url}{tries}: {type(error).__name__}: {error}"
-                raise RowError("read", type(error).__name__, message) from None
+                message = f"cannot fetch {url}{tries}: {type(cause).__name__}: {first_line(cause)}"
+                raise RowError("read", type(cause).__name__, message) from None
         time.sleep(pause * random.uniform(0.5, 1.5))
         pause *= 2
     raise AssertionError
@@ -68,7 +69,15 @@ def _copied(url: str, options: Mapping[str, object], max_bytes: int) -> IO[bytes
     return copy
 
 
-def _may_pass(error: Exception) -> bool:
+def _with_status(error: BaseException) -> BaseException:
+    """The HTTP error behind fsspec's FileNotFoundError, which it makes of any status."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(getattr(cause, "status", None), int):
+        cause = cause.__cause__
+    return cause or error
+
+
+def _may_pass(error: BaseException) -> bool:
     """Whether another attempt may succeed: not where the thing is missing, forbidden or of an unknown protocol."""
     status = getattr(error, "status", None)
     if isinstance(status, int):

@@ -22,11 +22,12 @@ def continues_prompts(pipe: Pipeline) -> bool:
 
 
 def prepare(pipe: Pipeline) -> None:
-    """Makes batches of prompts possible: padding on the left, with the end token where there is no padding token."""
-    if continues_prompts(pipe):
-        pipe.tokenizer.padding_side = "left"
+    """Makes batches possible: prompts padded on the left, with the end token where there is no padding token."""
+    if pipe._pipeline_calls_generate and pipe.model.can_generate() and pipe.tokenizer is not None:
         if pipe.tokenizer.pad_token_id is None:
             pipe.tokenizer.pad_token = pipe.tokenizer.eos_token
+        if continues_prompts(pipe):
+            pipe.tokenizer.padding_side = "left"
 
 
 def samples(pipe: Pipeline, during: Options) -> bool:
@@ -85,6 +86,29 @@ def _draw(seeds: Sequence[int]) -> Any:  # noqa: ANN401  # a LogitsProcessor, wh
             return torch.full_like(scores, -torch.inf).scatter(-1, token, 0.0)
 
     return Draw()
+
+
+def new_tokens(during: Options) -> int | None:
+    """How many tokens the arguments of the pipeline's forward ask for, if they say."""
+    number = during.get("max_new_tokens", (during.get("generate_kwargs") or {}).get("max_new_tokens"))
+    return number if isinstance(number, int) else None
+
+
+def with_new_tokens(during: Options, number: int | None) -> dict[str, Any]:
+    """The arguments with another number of new tokens, in the place where they have one."""
+    if "max_new_tokens" in during:
+        return {**during, "max_new_tokens": number}
+    if "max_new_tokens" in (during.get("generate_kwargs") or {}):
+        return {**during, "generate_kwargs": {**during["generate_kwargs"], "max_new_tokens": number}}
+    return dict(during)
+
+
+def shorten(inputs: Mapping[str, Any], output: dict[str, Any], number: int | None) -> dict[str, Any]:
+    """Cuts trimmed sequences of one item to its own number of new tokens, where its batch asked for more."""
+    own = inputs.get("input_ids", inputs.get("decoder_input_ids"))
+    if number is not None and own is not None and hasattr(output["generated_sequence"], "shape"):
+        output["generated_sequence"] = output["generated_sequence"][..., : own.shape[1] + number]
+    return output
 
 
 def trim(pipe: Pipeline, inputs: Mapping[str, Any], output: dict[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections import UserDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipelines import cells, continuous, fetch, generation, routing, schemas, tasks
-from pipelines.batching import Limits, Output, Part, collate, split
+from pipelines.batching import Limits, Output, Part, cast, collate, elements, plain, split
 from pipelines.config import JobConfig
 from pipelines.errors import ModelError, first_line
 from pipelines.padding import Sharing
@@ -24,7 +23,6 @@ from pipelines.tasks import Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import torch
     from transformers import Pipeline
 
 CONTINUOUS = 16  # times as much is handed to continuous batching, which makes its own batches
@@ -59,6 +57,7 @@ class Phases:
         rate = getattr(pipe.feature_extractor, "sampling_rate", None) or cells.Source.rate
         self.source = cells.Source(rate, dict(config.input.storage_options), config.input.max_media_bytes)
         generation.prepare(pipe)
+        self._continues = task.trim is generation.trim and generation.continues_prompts(pipe)
         self._may_share = pipe.tokenizer is None or pipe.tokenizer.pad_token_id is not None
         intercept(pipe)
         try:
@@ -101,38 +100,63 @@ class Phases:
             return error
 
     def preprocess(self, item: Item) -> Iterator[Part]:
-        """The parts of one item, made as they are asked for."""
+        """The parts of one item, made as they are asked for. Raises whatever the pipeline makes of a bad item."""
+        try:
+            yield from self._parts(item)
+        except Exception as error:
+            hint = next((hint for fragment, hint in self.task.hints.items() if fragment in str(error)), None)
+            if hint is None:
+                raise
+            raise ValueError(hint) from error
+
+    def _parts(self, item: Item) -> Iterator[Part]:
         decoded = {name: self.task.arguments[name](cell, self.source) for name, cell in item.cells.items()}
         main = self.task.inputs[0]
         decoded = {main: decoded.get(main), **decoded}
         options = {key: value for key, value in self._given(item.options).items() if key not in decoded}
         routed = route(self.task.call, self.pipe, decoded, options)
-        key = routing.key(routed.during)
-        changed = dict(item.options) if key != self._default_key else {}
+        changed = dict(item.options) if routing.key(routed.during) != self._default_key else {}
+        # Rows that want more or fewer tokens may share a batch: what is too much is cut off.
+        key = routing.key(generation.with_new_tokens(routed.during, None) if self._continues else routed.during)
         is_alone = not self._may_share or (generation.samples(self.pipe, routed.during) and not self._samples_together)
         for inputs, seconds in self._model_inputs(routed):
             shares = Sharing.ALONE if is_alone else self.task.shares(self.pipe, inputs)
             group = Sharing.ALONE if shares is Sharing.ALONE else (key, shares)
-            yield Part(inputs, _elements(inputs), changed, group, seconds, item.seed)
+            yield Part(inputs, self._cost(inputs), changed, group, seconds, item.seed)
 
     def forward(self, parts: Sequence[Part]) -> list[Output]:
         """Runs the model on one batch of parts of one group. One output per part, in order, on the CPU."""
         import torch
 
+        limits = [generation.new_tokens(self._options(part.options)[1]) if self._continues else None for part in parts]
         during = self._options(parts[0].options)[1]
+        if limits[0] is not None:
+            during = generation.with_new_tokens(during, max(limit for limit in limits if limit is not None))
         if self._is_continuous and continuous.is_plain(self.pipe, during):
             with contextlib.suppress(continuous.Unsupported):
-                return continuous.generate(self.pipe, parts, during)
+                return self._shortened(parts, continuous.generate(self.pipe, parts, during), limits)
             self._is_continuous = False
         with torch.inference_mode(), self._randomness(parts, during):
             if self.task.forwards_whole:
                 return [self._forward_whole(part, during) for part in parts]
-            inputs = _cast(collate(self.pipe, parts), self.pipe.dtype)
+            inputs = cast(collate(self.pipe, parts), self.pipe.dtype)
             outputs = split(self.pipe.forward(inputs, **during), len(parts))
         if self.task.trim is not None:
             trim = self.task.trim
             outputs = [trim(self.pipe, part.inputs, output) for part, output in zip(parts, outputs, strict=True)]
-        return outputs
+        return self._shortened(parts, outputs, limits)
+
+    def _shortened(self, parts: Sequence[Part], outputs: list[Output], limits: Sequence[int | None]) -> list[Output]:
+        if len(set(limits)) == 1:
+            return outputs
+        rows = zip(parts, outputs, limits, strict=True)
+        return [generation.shorten(part.inputs, output, limit) for part, output, limit in rows]
+
+    def _cost(self, inputs: Mapping[str, Any]) -> int:
+        """Tokens where a prompt is continued, whatever pictures come with it; elements of the largest tensor elsewhere."""
+        if self._continues and "input_ids" in inputs:
+            return int(inputs["input_ids"].numel())
+        return elements(inputs)
 
     def postprocess(self, outputs: list[Output], item: Item) -> object:
         """The prediction of one item from the outputs of all its parts, in order."""
@@ -151,7 +175,7 @@ class Phases:
         try:
             routed = route(self.task.call, self.pipe, {name: decode(sample, self.source)}, self._given({}))
             with torch.inference_mode():
-                inputs = _plain(self.pipe.preprocess(routed.inputs, **routed.before))
+                inputs = plain(self.pipe.preprocess(routed.inputs, **routed.before))
                 inputs.pop("attention_mask", None)  # models look at its values
                 outputs = self.pipe._forward(self.pipe._ensure_tensor_on_device(inputs, self.pipe.device))
             wanted = outputs["pooler_output"] if routed.after.get("pool") else outputs[0]
@@ -177,9 +201,9 @@ class Phases:
             yield {"inputs": routed.inputs, "before": routed.before}, 0.0
         elif self._is_chunked:
             for inputs in self.pipe.preprocess(routed.inputs, **routed.before):
-                yield _plain(inputs), 0.0
+                yield plain(inputs), 0.0
         else:
-            yield _plain(self.pipe.preprocess(routed.inputs, **routed.before)), 0.0
+            yield plain(self.pipe.preprocess(routed.inputs, **routed.before)), 0.0
 
     def _forward_whole(self, part: Part, during: Options) -> Output:
         before: Any = part.inputs["before"]
@@ -202,7 +226,10 @@ class Phases:
     def _given(self, row_options: Mapping[str, object]) -> Options:
         """Call arguments: a row's override the config's."""
         own = {key: cells.without_nulls(value) for key, value in row_options.items()}
-        return {**copy.deepcopy(self._parameters), **own}  # pipelines write into what they are given
+        given = {**copy.deepcopy(self._parameters), **own}  # pipelines write into what they are given
+        if "forward_params" in given:  # of text-to-audio, such as a speaker's embedding
+            given["forward_params"] = {key: cells.tensor(value) for key, value in given["forward_params"].items()}
+        return given
 
     def _options(self, row_options: Mapping[str, object]) -> tuple[Options, Options, Options]:
         return self._phase_options(row_options) if row_options else self._defaults
@@ -215,29 +242,3 @@ class Phases:
         called = pipe._sanitize_parameters(**{key: given[key] for key in given if key not in self.task.arguments})
         before, during, after = ({**mine, **theirs} for mine, theirs in zip(own, called, strict=True))
         return before, during, after
-
-
-def _plain(inputs: Any) -> dict[str, Any]:  # noqa: ANN401  # a BatchEncoding, BatchFeature or dict
-    """Model inputs as a dict, without the tokenizer's own objects, which are slow to send."""
-    return {key: [_light(one) for one in value] if isinstance(value, list) else value for key, value in inputs.items()}
-
-
-def _light(value: object) -> object:
-    return UserDict(value.data) if isinstance(value, UserDict) else value
-
-
-def _elements(inputs: Mapping[str, object]) -> int:
-    """Elements of the largest tensor; the masks beside it are no larger."""
-    import torch
-
-    return max((value.numel() for value in inputs.values() if isinstance(value, torch.Tensor)), default=1)
-
-
-def _cast(inputs: dict[str, object], dtype: torch.dtype) -> dict[str, object]:
-    """Floating-point inputs in the weights' dtype, which the meta model may not have known."""
-    import torch
-
-    return {
-        key: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-        for key, value in inputs.items()
-    }

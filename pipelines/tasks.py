@@ -21,6 +21,11 @@ Options = Mapping[str, object]
 TEXT, GENERATED, IMAGE, AUDIO = 512, 2048, 1 << 20, 320_000  # elements of a batch on a CPU
 ACCELERATOR = 32  # times as many on an accelerator
 
+OCR = (
+    "words are read from images with tesseract: apt install tesseract-ocr (or your system's package) and "
+    "pip install 'dray[ocr]', on every node; or give the words in a column word_boxes"
+)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -42,6 +47,7 @@ class Task:
         present: what becomes of the pipeline's prediction on its way to the schema.
         needs: packages that dray itself does without.
         continuous: whether transformers' continuous batching does the task.
+        hints: text in an error of preprocessing -> what the user can do about it.
     """
 
     name: str
@@ -59,6 +65,7 @@ class Task:
     present: Callable[[Any], object] = lambda prediction: prediction
     needs: tuple[str, ...] = ()
     continuous: bool = False
+    hints: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -124,6 +131,7 @@ TASKS = {
             TEXT,
             optional=True,
             trim=padding.trim_tokens("start_logits", "end_logits", "attention_mask"),
+            hints={"esseract": OCR},
         ),
         Task(
             "text-generation",
