@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from jobs.formats.table import FORMATS
 from jobs.read import Keys, Piece, first_rows, is_finished, pieces, row_keys
 from jobs.resources import Work
 from jobs.resume import claim, failed_rows, fingerprint, finished_keys
 from jobs.rows import ARGUMENT, items
 from jobs.sources import Input, open_input
 from jobs.storage import Folder, output_folder
+from pipelines import tasks
 from pipelines.config import JobConfig
 from pipelines.errors import ConfigError, ModelError, OutputError, RowError, first_line
-from pipelines.loading import load_phases, model_identity, resolve_task
+from pipelines.models.loading import load_phases, model_identity, pinned, resolve_task
 
 if TYPE_CHECKING:
     from pipelines.phases import Phases
 
 
 SAMPLE = 16  # rows looked at before the job starts
+GENERATED_TOKENS = 128  # that a row is guessed to ask for
 
 
 @dataclass(frozen=True)
@@ -66,40 +68,37 @@ def check(config: JobConfig, fresh: bool = False, dry: bool = False) -> Job:
         raise ConfigError("output.subtitles: set parameters.return_timestamps, or there is nothing to time them by")
     output = output_folder(config)
     _refuse_inside(output, data)
+    identity = model_identity(config, phases)
     if dry:
         finished = np.empty(0, np.uint64)
     else:
-        claim(output, fingerprint(config, task, data.columns, model_identity(config, phases)), config, fresh)
+        claim(output, fingerprint(config, task, data.columns, identity), config, fresh)
         finished = finished_keys(output)
     left = pieces(data, finished)
     rows = data.rows - _finished_rows(data, finished)
     failed = 0 if dry else failed_rows(output)
-    return Job(_portable(config), data, output, finished, left, failed, _work(phases, data, sample, rows), schema)
-
-
-def _portable(config: JobConfig) -> JobConfig:
-    """The config for workers, whose working directory is another one: a model's folder by its absolute path."""
-    folder = Path(config.model).expanduser()
-    return config.model_copy(update={"model": str(folder.absolute())}) if folder.is_dir() else config
+    return Job(pinned(config, task, identity), data, output, finished, left, failed, _work(phases, data, sample, rows), schema)
 
 
 def _try_out(phases: Phases, sample: pa.Table) -> None:
-    """Preprocesses a few rows: what is wrong with all of them is wrong with the config. Media may be damaged; texts not.
+    """Preprocesses a few rows: what is wrong with all of them is wrong with the config. Damaged media are not.
 
     Raises:
         ModelError: no row can be preprocessed.
     """
-    if phases.task.fans_out:
-        return
     error = None
     for item in items(sample, phases):
-        if isinstance(item, RowError):
+        if isinstance(item, RowError) or phases.task.fans_out:
             continue
         try:
-            for _ in phases.preprocess(phases.fetched(item)):
+            phases.decode(item)
+        except Exception:  # decoders raise whatever they like about a row
+            continue
+        try:
+            for _ in phases.preprocess(item):
                 pass
             return
-        except Exception as failure:  # tokenizers raise whatever they like
+        except Exception as failure:  # and so do tokenizers
             error = failure
     if error is not None:
         raise ModelError(
@@ -119,16 +118,26 @@ def _finished_rows(data: Input, finished: Keys) -> int:
 
 
 def _work(phases: Phases, data: Input, sample: pa.Table, rows: int) -> Work:
-    """Costs by rule of thumb: two operations per weight and position, positions by the bytes of a row."""
+    """Costs by rule of thumb: two operations per weight and position."""
     weights = sum(parameter.numel() for parameter in phases.pipe.model.parameters())
-    argument = ARGUMENT + phases.task.inputs[0]
-    cell_bytes = sample[argument].nbytes / max(1, sample.num_rows)
-    if phases.task.fans_out:
-        # 16 kB of compressed audio are a second, and a second 50 frames. Behind a path may be anything; say a minute.
-        is_path = pa.types.is_string(sample[argument].type)
-        positions = 50 * (60 if is_path else cell_bytes / 16_000)
-    else:
-        limit = getattr(phases.pipe.model.config, "max_position_embeddings", None) or 4096
-        positions = min(cell_bytes / 4, limit)
     element_size = next(phases.pipe.model.parameters()).element_size()
-    return Work(rows, 2.0 * weights * max(1.0, positions), weights * element_size, phases.task.fans_out)
+    return Work(rows, 2.0 * weights * _positions(phases, data, sample), weights * element_size, phases.task.fans_out)
+
+
+def _positions(phases: Phases, data: Input, sample: pa.Table) -> float:
+    """Positions (tokens, frames, patches) of an average row, by the bytes of its cell or file."""
+    argument = next((ARGUMENT + name for name in phases.task.inputs if ARGUMENT + name in sample.column_names), None)
+    cell_bytes = sample[argument].nbytes / max(1, sample.num_rows) if argument else 0
+    if phases.task.elements == tasks.IMAGE:
+        return 256
+    if phases.task.elements == tasks.AUDIO:
+        # 16 kB of compressed audio are a second, and a second 50 frames. Behind a path may be anything; say a minute.
+        sizes = [source.size for source in data.sources if FORMATS[source.format].is_row]
+        if sizes:
+            cell_bytes = sum(sizes) / len(sizes)
+        elif argument and pa.types.is_string(sample[argument].type):
+            cell_bytes = 60 * 16_000
+        return max(1.0, 50 * cell_bytes / 16_000)
+    new_tokens = GENERATED_TOKENS if phases.task.elements == tasks.GENERATED else 0
+    limit = getattr(phases.pipe.model.config, "max_position_embeddings", None) or 4096
+    return max(1.0, min(cell_bytes / 4 + new_tokens, limit))

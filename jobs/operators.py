@@ -20,7 +20,7 @@ from pipelines.config import JobConfig
 from pipelines.engine import Meter, Outcome, forward_parts, postprocess_item, predict, preprocess_item
 from pipelines.errors import RowError
 from pipelines.fetch import ahead
-from pipelines.loading import load_phases
+from pipelines.models.loading import load_phases
 from pipelines.phases import Item, Phases
 
 SEGMENT_PARTS = 16  # model inputs in one row between phases

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from jobs.resume import public
 from jobs.storage import REPORT, SUMMARY, output_folder
 from pipelines.config import JobConfig
 from pipelines.errors import InputError
@@ -78,14 +79,13 @@ def render(summary: Summary, config: JobConfig) -> str:
         f"<tr><th>{html.escape(name)}</th><td><meter max='{longest}' value='{value}'></meter> {value:.2f} s</td></tr>"
         for name, value in phases.items()
     )
-    secret = {"input": {"storage_options"}, "output": {"storage_options"}}
     return page.substitute(
-        title=html.escape(f"{config.task or 'job'} with {config.model}"),
+        title=html.escape(f"{config.task or 'job'} with {config.model or 'its default model'}"),
         figures="".join(
             f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in figures(summary)
         ),
         phases=bars,
-        config=html.escape(config.model_dump_json(indent=2, exclude=secret)),
+        config=html.escape(public(config)),
         summary=html.escape(json.dumps(summary, indent=2)),
     )
 

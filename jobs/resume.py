@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,11 +22,15 @@ from jobs.sources import Columns
 from jobs.storage import STATE, Folder, reason
 from pipelines.config import JobConfig
 from pipelines.errors import OutputError
+from pipelines.models.choosing import named_model
 from pipelines.tasks import Task
 
 CHECKPOINT = f"{STATE}/checkpoint"
 FINGERPRINT = f"{STATE}/fingerprint.json"
 PENDING = f"{PENDING_CHECKPOINT_SUFFIX}.parquet"
+SECRET = re.compile(
+    r"(.*(access|api|auth|hf|session|security)_?)?token|.*(secret|password|credential).*|(.*_)?key", re.IGNORECASE
+)
 
 
 class FinishedElsewhere(CheckpointManager):  # type: ignore[misc]  # Ray is untyped
@@ -49,19 +54,37 @@ def checkpoint_config(output: Folder) -> CheckpointConfig:
 
 def fingerprint(config: JobConfig, task: Task, columns: Columns, model: str) -> dict[str, object]:
     """What must be the same for two runs to share an output folder. `model` is a hash of the weights or a commit."""
+    name, revision = named_model(config, task.name)
     return {
         "task": task.name,
-        "model": config.model,
-        "revision": config.revision,
+        "model": name,
+        "revision": revision,
         "weights": model,
         "parameters": dict(config.parameters),
-        "model_kwargs": dict(config.model_kwargs),
+        "model_kwargs": without_secrets(config.model_kwargs, None),
         "dtype": config.engine.dtype,
+        "seed": config.engine.seed,
+        "input format": config.input.format,
         "columns": columns.arguments,
         "id": columns.id,
         "keep": list(columns.keep),
         "format": config.output.format,
     }
+
+
+def without_secrets(value: object, mask: str | None = "***") -> object:
+    """A value of the config without the tokens, keys and passwords in it: they become `mask`, or are left out."""
+    if not isinstance(value, Mapping):
+        return [without_secrets(inner, mask) for inner in value] if isinstance(value, (list, tuple)) else value
+    hidden = {key for key, inner in value.items() if isinstance(inner, str) and SECRET.fullmatch(str(key))}
+    kept = {key: mask if key in hidden else without_secrets(inner, mask) for key, inner in value.items()}
+    return {key: inner for key, inner in kept.items() if not (key in hidden and mask is None)}
+
+
+def public(config: JobConfig) -> str:
+    """The config as JSON that anyone may read: without storage options and secrets."""
+    shown = config.model_dump(mode="json", exclude={"input": {"storage_options"}, "output": {"storage_options"}})
+    return json.dumps({**shown, "model_kwargs": without_secrets(shown["model_kwargs"])}, indent=2)
 
 
 def claim(output: Folder, work: Mapping[str, object], config: JobConfig, fresh: bool) -> None:
@@ -86,10 +109,7 @@ def claim(output: Folder, work: Mapping[str, object], config: JobConfig, fresh: 
         elif (output / "data").files():
             raise OutputError(f"output.path: {output.url}/data holds files of unknown origin; choose another folder")
         output.write(FINGERPRINT, json.dumps(work, indent=2, default=str))
-        output.write(
-            f"{STATE}/config.json",
-            config.model_dump_json(indent=2, exclude={"input": {"storage_options"}, "output": {"storage_options"}}),
-        )
+        output.write(f"{STATE}/config.json", public(config))
     except OutputError:
         raise
     except Exception as error:  # clients of object stores raise their own

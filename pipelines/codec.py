@@ -60,9 +60,22 @@ def to_arrow(predictions: list[object], schema: pa.DataType) -> pa.Array:
         if any(hasattr(prediction, "shape") for prediction in predictions):
             arrays = [_nested(prediction, schema) for prediction in predictions]
             return pa.concat_arrays(arrays)
+        for prediction in predictions:
+            _refuse_unknown(prediction, schema)
         return pa.array([_plain(prediction) for prediction in predictions], type=schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError, TypeError) as error:
         raise RowError("postprocess", type(error).__name__, f"the prediction is not a {schema}: {error}") from None
+
+
+def _refuse_unknown(prediction: object, schema: pa.DataType) -> None:
+    """Raises ValueError for a field that the type lacks, which Arrow would drop without a word."""
+    import pyarrow as pa
+
+    record, kind = (prediction[0], schema.value_type) if isinstance(prediction, list) and prediction else (prediction, schema)
+    if isinstance(record, dict) and pa.types.is_struct(kind):
+        unknown = [name for name in record if kind.get_field_index(name) < 0]
+        if unknown:
+            raise ValueError(f"it has {', '.join(map(repr, unknown))}")
 
 
 def _nested(tensor: Any, schema: pa.DataType) -> pa.Array:  # noqa: ANN401  # a tensor, or None

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from pipelines.errors import ConfigError
 
@@ -58,7 +67,11 @@ class EngineConfig(Section):
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...; auto: an accelerator where there is one")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: as the model was saved")
-    device_map: str | dict[str, JsonValue] | None = Field(None, description="as from_pretrained takes it, with accelerate")
+    device_map: str | dict[str, JsonValue] | None = Field(
+        None,
+        description="instead of device: auto, or module -> device, cpu or disk, as from_pretrained takes it; "
+        "with model_kwargs.max_memory and offload_folder",
+    )
     batch: Literal["auto"] | PositiveInt = Field(
         "auto", description="model inputs per batch; auto: as many as fit a budget of padded elements"
     )
@@ -69,6 +82,7 @@ class EngineConfig(Section):
     layout: Literal["auto", "fused", "staged"] = Field(
         "auto", description="fused: one pool does all phases; staged: a pool per phase; auto: staged with accelerators"
     )
+    seed: int = Field(0, ge=0, description="of random numbers; each row draws its own, the same in every run")
     compile: bool = Field(False, description="torch.compile the model")
 
 
@@ -86,15 +100,43 @@ class ErrorsConfig(Section):
 class JobConfig(Section):
     """One job: task, model, input, output."""
 
-    task: str | None = Field(None, description="any transformers task or alias; default: inferred from the model")
-    model: str = Field(description="hub id or local folder")
-    revision: str | None = Field(None, description="branch, tag or commit of a hub model")
+    task: str | None = Field(
+        None, description="any transformers task or alias; default: the model card's pipeline_tag, or by the architecture"
+    )
+    model: str | None = Field(
+        None,
+        validate_default=True,
+        description="hub id, local folder, or folder in an object store (s3://bucket/model), which is fetched once per node "
+        "to DRAY_CACHE or ~/.cache/dray with input.storage_options; default: the task's default model in transformers",
+    )
+    revision: str | None = Field(
+        None, description="branch, tag or commit of a hub model; in an object store: the version it must have"
+    )
     input: InputConfig
     output: OutputConfig
     parameters: dict[str, JsonValue] = Field(default_factory=dict, description="exactly the pipeline's own call arguments")
-    model_kwargs: dict[str, JsonValue] = Field(default_factory=dict, description="exactly from_pretrained's")
+    model_kwargs: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="exactly from_pretrained's: quantization_config, attn_implementation ...; a model's own code is run only "
+        "with trust_remote_code: true, pickled weights are loaded only with use_safetensors: false",
+    )
     engine: EngineConfig = EngineConfig()
     errors: ErrorsConfig = ErrorsConfig()
+
+    @field_validator("model")
+    @classmethod
+    def _model_or_task(cls, model: str | None, info: ValidationInfo) -> str | None:
+        if not model and not info.data.get("task"):
+            raise ValueError("name a model, or a task, whose default model is then used")
+        return model
+
+    @field_validator("model_kwargs", mode="before")
+    @classmethod
+    def _text_keys(cls, value: object) -> object:
+        """YAML's integer keys, as in max_memory, as text."""
+        if isinstance(value, Mapping):
+            return {str(key): cls._text_keys(inner) for key, inner in value.items()}
+        return value
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:

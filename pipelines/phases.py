@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import Pipeline
 
+SEEDS = 0x9E3779B97F4A7C15  # apart that engine.seed moves a row's own seed
 CONTINUOUS = 16  # times as much is handed to continuous batching, which makes its own batches
 MEDIA = (cells.recording, cells.samples, cells.image, cells.images, cells.video)  # whose cells may be URLs to fetch
 
@@ -53,7 +54,7 @@ class Phases:
     def __init__(self, pipe: Pipeline, config: JobConfig, task: Task) -> None:
         """`pipe` is a pipeline for `task`. Raises ModelError where it refuses one of the config's parameters."""
         self.pipe, self.task = pipe, task
-        self._parameters = dict(config.parameters)
+        self._parameters, self._engine_seed = dict(config.parameters), config.engine.seed
         rate = getattr(pipe.feature_extractor, "sampling_rate", None) or cells.Source.rate
         self.source = cells.Source(rate, dict(config.input.storage_options), config.input.max_media_bytes)
         generation.prepare(pipe)
@@ -109,10 +110,13 @@ class Phases:
                 raise
             raise ValueError(hint) from error
 
-    def _parts(self, item: Item) -> Iterator[Part]:
+    def decode(self, item: Item) -> dict[str, object]:
+        """The pipeline's arguments from the item's cells, the main one first. Raises where they hold nothing of the kind."""
         decoded = {name: self.task.arguments[name](cell, self.source) for name, cell in item.cells.items()}
-        main = self.task.inputs[0]
-        decoded = {main: decoded.get(main), **decoded}
+        return {self.task.inputs[0]: None, **decoded}
+
+    def _parts(self, item: Item) -> Iterator[Part]:
+        decoded = self.decode(item)
         options = {key: value for key, value in self._given(item.options).items() if key not in decoded}
         routed = route(self.task.call, self.pipe, decoded, options)
         changed = dict(item.options) if routing.key(routed.during) != self._default_key else {}
@@ -122,7 +126,7 @@ class Phases:
         for inputs, seconds in self._model_inputs(routed):
             shares = Sharing.ALONE if is_alone else self.task.shares(self.pipe, inputs)
             group = Sharing.ALONE if shares is Sharing.ALONE else (key, shares)
-            yield Part(inputs, self._cost(inputs), changed, group, seconds, item.seed)
+            yield Part(inputs, self._cost(inputs), changed, group, seconds, self._seed(item))
 
     def forward(self, parts: Sequence[Part]) -> list[Output]:
         """Runs the model on one batch of parts of one group. One output per part, in order, on the CPU."""
@@ -223,10 +227,13 @@ class Phases:
             torch.manual_seed(parts[0].seed)
         return contextlib.nullcontext()
 
+    def _seed(self, item: Item) -> int:
+        return (item.seed + self._engine_seed * SEEDS) % (1 << 63)
+
     def _given(self, row_options: Mapping[str, object]) -> Options:
         """Call arguments: a row's override the config's."""
         own = {key: cells.without_nulls(value) for key, value in row_options.items()}
-        given = {**copy.deepcopy(self._parameters), **own}  # pipelines write into what they are given
+        given: Options = {**copy.deepcopy(self._parameters), **own}  # pipelines write into what they are given
         if "forward_params" in given:  # of text-to-audio, such as a speaker's embedding
             given["forward_params"] = {key: cells.tensor(value) for key, value in given["forward_params"].items()}
         return given

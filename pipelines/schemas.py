@@ -64,13 +64,17 @@ class Shape:
     columns: Mapping[str, pa.DataType] = field(default_factory=dict)
     output: tuple[int, int] | None = None
 
+    def asks(self, option: str) -> bool:
+        """Whether the option is on, for all rows or, by a column, for some."""
+        return bool(self.after.get(option)) or option in self.columns
+
 
 def transcript(shape: Shape) -> pa.DataType:
     """Speech recognition: the text, and its chunks where timestamps or languages are asked for."""
     fields = [("text", STRING)]
-    if shape.after.get("return_timestamps") or shape.after.get("return_language"):
+    if shape.asks("return_timestamps") or shape.asks("return_language"):
         chunk = [("text", STRING), ("timestamp", pa.list_(DOUBLE))]
-        if shape.after.get("return_language"):
+        if shape.asks("return_language"):
             chunk.insert(0, ("language", STRING))
         fields.append(("chunks", pa.list_(pa.struct(chunk))))
     return pa.struct(fields)
@@ -78,17 +82,20 @@ def transcript(shape: Shape) -> pa.DataType:
 
 def entities(shape: Shape) -> pa.DataType:
     """Token classification: tokens, or groups of them under an aggregation strategy."""
+    tokens, groups = [("entity", STRING), ("index", INT)], [("entity_group", STRING)]
     strategy = getattr(shape.after.get("aggregation_strategy"), "value", "none")
-    what = [("entity", STRING), ("index", INT)] if strategy == "none" else [("entity_group", STRING)]
+    what = tokens if strategy == "none" else groups
+    if "aggregation_strategy" in shape.columns:
+        what = [*tokens, *groups]
     return pa.list_(pa.struct([*what, ("score", DOUBLE), ("word", STRING), ("start", INT), ("end", INT)]))
 
 
 def masks(shape: Shape) -> pa.DataType:
     """Mask generation: PNG masks with their scores, and what else was asked for."""
     fields = [("masks", pa.list_(BINARY)), ("scores", pa.list_(DOUBLE))]
-    if shape.after.get("output_rle_mask"):
+    if shape.asks("output_rle_mask"):
         fields.append(("rle_mask", pa.list_(pa.struct([("size", pa.list_(INT)), ("counts", pa.list_(INT))]))))
-    if shape.after.get("output_bboxes_mask"):
+    if shape.asks("output_bboxes_mask"):
         fields.append(("bounding_boxes", pa.list_(pa.list_(DOUBLE))))
     return pa.struct(fields)
 

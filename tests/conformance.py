@@ -25,7 +25,7 @@ from transformers.pipelines import SUPPORTED_TASKS
 from jobs.operators import Forward, Fused, Gather, Postprocess, Preprocess, Worker
 from jobs.rows import ARGUMENT, KEY
 from pipelines.config import parse_config
-from pipelines.loading import load_phases
+from pipelines.models.loading import load_phases
 
 SETTINGS = [(layout, batch) for layout in ("fused", "staged") for batch in (1, 3, "auto")]
 

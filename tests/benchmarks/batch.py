@@ -19,7 +19,7 @@ from jobs.run import run
 from pipelines.batching import Limits, Part, collate, pack
 from pipelines.config import JobConfig, parse_config
 from pipelines.engine import forward_parts
-from pipelines.loading import load_phases
+from pipelines.models.loading import load_phases
 
 ROWS = 4000  # texts of lognormal lengths, median 39 words, sigma 1, at most 500
 LAYERS, HIDDEN = 4, 256  # BERT-Mini

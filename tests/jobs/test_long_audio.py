@@ -17,7 +17,7 @@ from test_job import rows_of
 from jobs.run import run
 from pipelines.config import JobConfig, parse_config
 from pipelines.engine import Item, predict
-from pipelines.loading import load_phases
+from pipelines.models.loading import load_phases
 
 HOURS = 3
 MIB = 1 << 20

@@ -23,7 +23,7 @@ from jobs.rows import ARGUMENT
 from jobs.storage import output_folder
 from jobs.write import Sink
 from pipelines.config import parse_config
-from pipelines.loading import load_phases
+from pipelines.models.loading import load_phases
 from pipelines.tasks import TASKS
 
 ONE_EACH = {case.task: name for name, case in reversed(catalogue.CASES.items()) if not case.unavailable}

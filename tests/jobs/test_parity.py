@@ -13,7 +13,7 @@ from transformers import pipeline
 from jobs.operators import Forward, Fused, Gather, Postprocess, Preprocess, Worker
 from jobs.rows import ARGUMENT, ID, KEY, READ_S, SOURCE
 from pipelines.config import parse_config
-from pipelines.loading import load_phases
+from pipelines.models.loading import load_phases
 
 warnings.simplefilter("ignore")
 

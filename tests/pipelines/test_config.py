@@ -76,4 +76,4 @@ def test_every_key_is_described():
     rows = describe()
     assert len(rows) > 20
     assert all(description for _, _, description in rows)
-    assert ("model", "required", "hub id or local folder") in rows
+    assert ("output.path", "required", "folder; local or any fsspec URL") in rows

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from pipelines.config import parse_config
 from pipelines.engine import predict
-from pipelines.loading import load_phases
+from pipelines.models.loading import load_phases
 from pipelines.phases import Item
 
 PROMPTS = [*builders.texts(7, seed=21, median=9.0), "who", "who"]

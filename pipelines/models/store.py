@@ -68,7 +68,9 @@ def look(url: str, storage_options: Mapping[str, object], pickled: bool = False)
     from fsspec.core import url_to_fs
 
     if url.startswith(("http://", "https://")):
-        raise ModelError(f"model: {url} is no folder; name a hub id, a local folder or an object store's URL like s3://bucket/model")
+        raise ModelError(
+            f"model: {url} is no folder; name a hub id, a local folder or an object store's URL like s3://bucket/model"
+        )
     try:
         fs, path = url_to_fs(url, **storage_options)
         fs.invalidate_cache()
@@ -91,15 +93,19 @@ def _version(info: Mapping[str, Any]) -> str:
 def needed(names: Iterable[str], pickled: bool = False) -> list[str]:
     """The files that transformers needs: no weights of other frameworks, and pickled ones only where there are no others."""
     names = [name for name in names if not {"", "..", ".git"} & set(name.split("/"))]
-    skipped = OTHER_FRAMEWORKS + OF_TRAINING
-    if not pickled and any(matches(name, ("*.safetensors",)) for name in names):
-        skipped += PICKLED
+    is_safe = any(matches(name, ("*.safetensors",)) for name in names)
+    skipped = (*OTHER_FRAMEWORKS, *OF_TRAINING, *(PICKLED if is_safe and not pickled else ()))
     return [name for name in names if not matches(name, skipped)]
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
     """Whether the last part of a file's name is of one of these patterns."""
     return any(fnmatch(name.rpartition("/")[2], pattern) for pattern in patterns)
+
+
+def cache_folder() -> Path:
+    """Where this node keeps models: under DRAY_CACHE, or in the home folder."""
+    return Path(os.environ.get("DRAY_CACHE") or "~/.cache/dray").expanduser() / "models"
 
 
 def fetch(model: StoredModel, weights: bool) -> Path:
@@ -116,7 +122,7 @@ def fetch(model: StoredModel, weights: bool) -> Path:
     """
     from filelock import FileLock
 
-    cache = Path(os.environ.get("DRAY_CACHE") or "~/.cache/dray").expanduser() / "models"
+    cache = cache_folder()
     complete = cache / model.version
     folder = complete if weights or complete.is_dir() else cache / f"{model.version}-without-weights"
     try:

@@ -23,9 +23,18 @@ OWN_KEYS = {
 }
 OF_ACCESS = ("token", "code_revision", "trust_remote_code")
 OF_FILES = ("cache_dir", "force_download", "proxies", "subfolder")
-OF_WEIGHTS = ("quantization_config", "max_memory", "offload_folder", "offload_buffers", "use_safetensors", "weights_only")
+OF_WEIGHTS = (
+    "attn_implementation",
+    "experts_implementation",
+    "max_memory",
+    "offload_buffers",
+    "offload_folder",
+    "quantization_config",
+    "use_safetensors",
+    "variant",
+    "weights_only",
+)
 QUANTIZATION = "model_kwargs.quantization_config"
-NEEDS_BITSANDBYTES = f"{QUANTIZATION}: 8-bit and 4-bit weights need bitsandbytes; pip install 'dray[quantization]'"
 
 Kwargs = dict[str, Any]
 
@@ -78,7 +87,7 @@ def _take(kwargs: Kwargs, names: tuple[str, ...]) -> Kwargs:
 
 
 def quantization(given: Mapping[str, Any]) -> Any:  # noqa: ANN401  # one of many classes
-    """transformers' quantization config for a dict as it is written in YAML.
+    """The quantization config of transformers for a dict as it is written in YAML.
 
     Raises:
         ModelError: it names no method, or one that transformers does not know; or bitsandbytes is missing.
@@ -86,7 +95,7 @@ def quantization(given: Mapping[str, Any]) -> Any:  # noqa: ANN401  # one of man
     from transformers import BitsAndBytesConfig
     from transformers.quantizers.auto import AutoQuantizationConfig
 
-    refuse_without_bitsandbytes(given)
+    refuse_missing_bitsandbytes(given, QUANTIZATION)
     try:
         if uses_bitsandbytes(given):
             known = set(BitsAndBytesConfig().to_dict()) | {"load_in_8bit", "load_in_4bit"}
@@ -105,10 +114,10 @@ def uses_bitsandbytes(given: Mapping[str, Any]) -> bool:
     return str(given.get("quant_method", "bitsandbytes")).startswith("bitsandbytes")
 
 
-def refuse_without_bitsandbytes(given: Mapping[str, Any]) -> None:
-    """Raises ModelError where bitsandbytes is needed and missing."""
+def refuse_missing_bitsandbytes(given: Mapping[str, Any], where: str) -> None:
+    """Raises ModelError, naming `where`, if bitsandbytes is needed and missing."""
     if uses_bitsandbytes(given) and importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(NEEDS_BITSANDBYTES)
+        raise ModelError(f"{where}: 8-bit and 4-bit weights need bitsandbytes; pip install 'dray[quantization]'")
 
 
 def own_quantization(model_config: PreTrainedConfig) -> Mapping[str, Any] | None:

@@ -27,8 +27,8 @@ FEATURES = {"input_ids": "feature-extraction", "pixel_values": "image-feature-ex
 
 
 def named_model(config: JobConfig, task: str | None = None) -> tuple[str, str | None]:
-    """Name and revision of the config's model, or of transformers' default for the task. Raises ConfigError: neither is there."""
-    if config.model is not None:
+    """Name and revision of the config's model, or else of transformers' default for the task. Raises ConfigError."""
+    if config.model:
         return config.model, config.revision
     name = task or config.task
     if name is None:

@@ -1,0 +1,143 @@
+"""The model of a pipeline: with its weights on their devices, or without them on the meta device."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.config import JobConfig
+from pipelines.errors import ModelError, first_line
+from pipelines.models.model_kwargs import Kwargs, ModelKwargs, own_quantization, refuse_missing_bitsandbytes
+from pipelines.models.weights import Source, refuse_pickled_on_hub, refused_code, refused_pickle
+from pipelines.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def with_weights(config: JobConfig, task: Task, source: Source, kwargs: ModelKwargs, device: str) -> PreTrainedModel:
+    """The model on its device or devices, in a float dtype or quantized.
+
+    Args:
+        config: the job, of which `engine` counts here.
+        task: that the model is to serve.
+        source: where it lies.
+        kwargs: of from_pretrained.
+        device: where `engine.device` is auto.
+
+    Raises:
+        ModelError: it does not serve the task, or its own code is needed and not trusted.
+        Exception: whatever else transformers raises.
+    """
+    import torch
+
+    model_config = load_config(source, kwargs)
+    is_quantized = _is_quantized(model_config, source, kwargs)
+    wanted = torch.device(device if config.engine.device == "auto" else config.engine.device)
+    places = config.engine.device_map
+    if places is None and is_quantized:  # what is quantized cannot be moved
+        places = {"": str(wanted)}
+    model_class = _model_class(task, model_config, source)
+    options = {**kwargs.access, **kwargs.files, **kwargs.config, **kwargs.weights}
+    if not hasattr(model_class, "from_config"):  # only auto classes load code
+        del options["code_revision"]
+    folder = _folder_of_this_process(options)
+    model = model_class.from_pretrained(
+        source.location, revision=source.revision, dtype=config.engine.dtype, device_map=places, **options
+    )
+    if folder is not None:
+        weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+    return model if places is not None else model.to(wanted)
+
+
+def without_weights(config: JobConfig, task: Task, source: Source, kwargs: ModelKwargs) -> PreTrainedModel:
+    """The model on the meta device. Arguments and errors as for `with_weights`."""
+    import torch
+    from transformers import GenerationConfig
+
+    if not source.is_local and kwargs.weights["use_safetensors"]:
+        refuse_pickled_on_hub(source, kwargs.access["token"], kwargs.files.get("cache_dir"))
+    model_config = load_config(source, kwargs)
+    if _is_quantized(model_config, source, kwargs):
+        vars(model_config).pop("quantization_config", None)
+    dtype = getattr(torch, config.engine.dtype, None) or model_config.dtype or torch.float32
+    make = _maker(_model_class(task, model_config, source), model_config, source, kwargs)
+    with torch.device("meta"):
+        model = make(model_config, dtype=dtype)
+    if model.can_generate():
+        with contextlib.suppress(OSError):  # the model has none of its own and keeps its config's
+            model.generation_config = GenerationConfig.from_pretrained(
+                source.location, revision=source.revision, token=kwargs.access["token"], **kwargs.files
+            )
+    return model
+
+
+def load_config(source: Source, kwargs: ModelKwargs) -> PreTrainedConfig:
+    """The model's config. Raises ModelError where there is none, or its own code is needed and not trusted."""
+    from transformers import AutoConfig
+
+    options = {**kwargs.access, **kwargs.files, **kwargs.config}
+    try:
+        return AutoConfig.from_pretrained(source.location, revision=source.revision, **options)
+    except Exception as error:  # it may be the model's own code
+        raise explained(error, source, kwargs) from None
+
+
+def _model_class(task: Task, model_config: PreTrainedConfig, source: Source) -> Any:  # noqa: ANN401  # an auto class
+    from transformers.pipelines import SUPPORTED_TASKS
+
+    own = getattr(model_config, "auto_map", None) or {}
+    for auto_class in SUPPORTED_TASKS[task.name]["pt"]:
+        if type(model_config) in auto_class._model_mapping:
+            is_decision = auto_class.__name__ == "AutoModelForDecision"  # whose models make their config themselves
+            return auto_class._model_mapping[type(model_config)] if is_decision else auto_class
+        if auto_class.__name__ in own:
+            return auto_class
+    raise ModelError(f"model: {source.name} is a {type(model_config).__name__}, which does not serve this task")
+
+
+def _maker(model_class: Any, model_config: PreTrainedConfig, source: Source, kwargs: ModelKwargs) -> Any:  # noqa: ANN401
+    """What makes a model of `model_class` from a config: its `from_config`, or the `_from_config` of the model's own code."""
+    own = (getattr(model_config, "auto_map", None) or {}).get(model_class.__name__)
+    if not hasattr(model_class, "from_config"):
+        return model_class._from_config
+    if own is None or not kwargs.access["trust_remote_code"]:
+        return functools.partial(model_class.from_config, trust_remote_code=False)
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+    from transformers.models.auto.auto_factory import add_generation_mixin_to_remote_model
+
+    access = {name: kwargs.access[name] for name in ("token", "code_revision")}
+    code = get_class_from_dynamic_module(own, source.location, revision=source.revision, **access)
+    return add_generation_mixin_to_remote_model(code)._from_config
+
+
+def _is_quantized(model_config: PreTrainedConfig, source: Source, kwargs: ModelKwargs) -> bool:
+    own = own_quantization(model_config)
+    if own is not None:
+        refuse_missing_bitsandbytes(own, f"model: {source.name}")
+    return own is not None or kwargs.quantization is not None
+
+
+def _folder_of_this_process(options: Kwargs) -> str | None:
+    """Makes the folder for offloaded weights one of its own, for other processes overwrite what they find."""
+    if options.get("offload_folder") is None:
+        return None
+    parent = Path(options["offload_folder"]).expanduser()
+    parent.mkdir(parents=True, exist_ok=True)
+    options["offload_folder"] = tempfile.mkdtemp(prefix="dray-", dir=parent)
+    return str(options["offload_folder"])
+
+
+def explained(error: Exception, source: Source, kwargs: ModelKwargs, purpose: str = "") -> ModelError:
+    """An error of transformers as a sentence that says what to do."""
+    text = str(error)
+    if "trust_remote_code" in text and not kwargs.access["trust_remote_code"]:
+        return refused_code(source.name)
+    if "do not set `use_safetensors=True`" in text:
+        return refused_pickle(source.name)
+    return ModelError(f"model: cannot load {source.name}{purpose}: {first_line(error)}")
