@@ -55,8 +55,11 @@ def predicted(name: str, folder: str, items: list[dict[str, object]], layout: st
     table = arrow.table_of(items)
     columns = {column.removeprefix(ARGUMENT): table[column].type for column in table.column_names}
     worker = Worker(config, load_phases(config, weights=False).schema(columns), threads=1, accelerator=False)
-    if layout == "fused":
-        return Fused(worker)(table)
+    return Fused(worker)(table) if layout == "fused" else staged(worker, table)
+
+
+def staged(worker: Worker, table: arrow.pa.Table) -> arrow.pa.Table:
+    """The operators of the staged layout, one after the other."""
     gathered = Gather()(Forward(worker)(arrow.pa.concat_tables(Preprocess(worker)(table))))
     return Postprocess(worker)(gathered).sort_by(KEY)
 
