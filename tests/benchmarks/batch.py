@@ -20,6 +20,7 @@ from pipelines.batching import Limits, Part, collate, pack
 from pipelines.config import JobConfig, parse_config
 from pipelines.engine import forward_parts
 from pipelines.models.loading import load_phases
+from pipelines.phases import Item
 
 ROWS = 4000  # texts of lognormal lengths, median 39 words, sigma 1, at most 500
 LAYERS, HIDDEN = 4, 256  # BERT-Mini
@@ -42,7 +43,7 @@ def job(folder: Path, model: str, texts: list[str]) -> JobConfig:
 def forward_ratio(config: JobConfig, texts: list[str]) -> tuple[float, float]:
     """Speed of the forward phase as a share of a bare torch loop over the same batches; and the padding efficiency."""
     phases = load_phases(config, weights=True)
-    parts = [part for text in texts for part in phases.preprocess(text, {})]
+    parts = [part for text in texts for part in phases.preprocess(Item({"text": text}))]
     limits = phases.limits("auto")
     batches = [collate(phases.pipe, [parts[i] for i in batch]) for batch in pack(parts, limits)]
     bare, ours = [], []

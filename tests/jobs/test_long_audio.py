@@ -16,8 +16,9 @@ from test_job import rows_of
 
 from jobs.run import run
 from pipelines.config import JobConfig, parse_config
-from pipelines.engine import Item, predict
+from pipelines.engine import predict
 from pipelines.models.loading import load_phases
+from pipelines.phases import Item
 
 HOURS = 3
 MIB = 1 << 20
@@ -54,7 +55,7 @@ import sys, pyarrow as pa
 from jobs.operators import Preprocess, Worker, peak_bytes
 from jobs.rows import ARGUMENT, ID, KEY, READ_S, SOURCE
 from pipelines.config import load_config
-operator = Preprocess(Worker(load_config(sys.argv[1]), 1, False))
+operator = Preprocess(Worker(load_config(sys.argv[1]), pa.null(), 1, False))
 row = {KEY: pa.array([1], pa.uint64()), ID: ["a"], SOURCE: ["b"], READ_S: [0.0], ARGUMENT + "audio": [sys.argv[2]]}
 started = peak_bytes()
 segments = sum(table.num_rows for table in operator(pa.table(row)))
@@ -84,7 +85,7 @@ def test_the_recording_is_spread_and_stitched(cluster: Cluster, ray_session, mod
     before = torch.get_num_threads()
     torch.set_num_threads(summary["plan"]["threads"])
     phases = load_phases(config, weights=True)
-    (alone,) = predict(phases, [Item(str(recording))], phases.limits(1), timeout_s=600)
+    (alone,) = predict(phases, [Item({"audio": str(recording)})], phases.limits(1), timeout_s=600)
     torch.set_num_threads(before)
     assert alone.error is None
     assert len(alone.prediction["text"]) > 1000
@@ -105,7 +106,7 @@ def test_tiled_speech_has_the_words_of_its_tile(bundled, tmp_path):
     raw = {"model": bundled, "input": {"path": "-"}, "output": {"path": "-"}}
     raw["parameters"] = {"chunk_length_s": 10, "stride_length_s": 2}
     phases = load_phases(parse_config(raw), weights=True)
-    item = Item({"array": tiled, "sampling_rate": RATE})
+    item = Item({"audio": {"array": tiled, "sampling_rate": RATE}})
     (outcome,) = predict(phases, [item], phases.limits("auto"), timeout_s=600)
     words = outcome.prediction["text"].split()
     assert abs(len(words) - 40 * len(row["text"].split())) <= 3
