@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import numpy as np
 
 from pipelines import fetch
+from pipelines.errors import first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pipelines.chunking import Samples
 
 MEDIA_KEYS = {"image": ("image", "url", "path", "base64"), "audio": ("audio", "url", "path", "base64")}  # of a chat's part
+
+COUNTS = {"max_new_tokens", "min_new_tokens", "max_length", "min_length", "top_k", "num_beams", "num_return_sequences"}
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,24 @@ def image(cell: object, source: Source) -> Image.Image:
     if isinstance(cell, Image.Image):
         return cell
     if isinstance(cell, (list, np.ndarray)):
-        return Image.fromarray(np.asarray(cell, np.uint8))
+        return Image.fromarray(_pixels(cell))
     with opened(cell, source) as file:
-        try:
-            picture = Image.open(file)
-            picture.load()
-        except UnidentifiedImageError:
-            raise ValueError("not an image that Pillow can read") from None
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"the image is damaged or too large: {error}") from None
+        content = io.BytesIO(file.read())  # Pillow asks of files what Arrow's buffers cannot do
+    try:
+        picture = Image.open(content)
+        picture.load()
+    except UnidentifiedImageError:
+        raise ValueError("not an image that Pillow can read") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"the image is damaged or too large: {first_line(error)}") from None
     return picture
+
+
+def _pixels(cell: object) -> np.ndarray:
+    values = np.asarray(cell)
+    if values.dtype.kind not in "iu" or (values.size and not 0 <= values.min() <= values.max() <= 255):
+        raise ValueError("an image given as an array must hold whole numbers from 0 to 255")
+    return values.astype(np.uint8)
 
 
 def images(cell: object, source: Source) -> object:
@@ -109,13 +120,15 @@ def chat(cell: object, source: Source) -> object:
     """A text, or a conversation: a list of messages with `role` and `content`, its media decoded."""
     if not isinstance(cell, list):
         return cell
-    return [_message(without_nulls(message), source) for message in cell]
+    return [_message(message, source) for message in cell]
 
 
-def _message(message: Any, source: Source) -> object:  # noqa: ANN401  # whatever the row holds
-    if not isinstance(message, Mapping) or not isinstance(message.get("content"), list):
+def _message(message: object, source: Source) -> object:
+    if not isinstance(message, Mapping):
         return message
-    return {**message, "content": [_part(part, source) for part in message["content"]]}
+    kept = {key: without_nulls(value) for key, value in message.items() if value is not None or key in ("role", "content")}
+    content = kept.get("content")
+    return {**kept, "content": [_part(part, source) for part in content]} if isinstance(content, list) else kept
 
 
 def _part(part: object, source: Source) -> object:
@@ -146,6 +159,18 @@ def word_boxes(cell: object, source: Source) -> list[tuple[str, list[int]]]:
 def parsed(cell: object, source: Source) -> object:
     """The cell; what JSON stands for, if it is a string."""
     return json.loads(cell) if isinstance(cell, str) else without_nulls(cell)
+
+
+def whole_numbers(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Call arguments with those that count things as ints: a column that has nulls may hold them as floats."""
+    counts = {name: int(value) for name, value in options.items() if name in COUNTS and _is_whole(value)}
+    nested = options.get("generate_kwargs")
+    inner = {"generate_kwargs": whole_numbers(nested)} if isinstance(nested, Mapping) else {}
+    return {**options, **counts, **inner}
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, float) and value.is_integer()
 
 
 def tensor(value: object) -> object:

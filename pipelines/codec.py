@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from typing import TYPE_CHECKING, Any, cast
 
@@ -91,12 +92,12 @@ def _nested(tensor: Any, schema: pa.DataType) -> pa.Array:  # noqa: ANN401  # a 
         raise ValueError(f"it has {len(dimensions)} dimensions")
     numbers = tensor.float().numpy() if hasattr(tensor, "numpy") else tensor
     values = pa.array(np.ascontiguousarray(numbers).reshape(-1), kinds[-1])
-    for kind, length in zip(reversed(kinds[:-1]), reversed(dimensions), strict=True):
-        if pa.types.is_fixed_size_list(kind):
-            values = pa.FixedSizeListArray.from_arrays(values, type=kind)
+    for level in reversed(range(len(dimensions))):
+        if pa.types.is_fixed_size_list(kinds[level]):
+            values = pa.FixedSizeListArray.from_arrays(values, type=kinds[level])
         else:
-            ends = np.arange(0, len(values) + 1, max(1, int(length)), dtype=np.int32)
-            values = pa.ListArray.from_arrays(ends, values, type=kind)
+            ends = np.arange(math.prod(dimensions[:level]) + 1, dtype=np.int32) * np.int32(dimensions[level])
+            values = pa.ListArray.from_arrays(ends, values, type=kinds[level])
     return values
 
 

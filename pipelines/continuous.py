@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.batching import Output, Part, is_out_of_memory
+from pipelines.generation import merged_config
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, Pipeline
+    from transformers import Pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +28,14 @@ def is_plain(pipe: Pipeline, during: Mapping[str, Any]) -> bool:
 
     It draws random tokens from one stream for all rows, so that sampling would depend on what else is in the batch.
     """
-    config = _config(pipe, during)
-    is_greedy = not config.do_sample and (config.num_beams or 1) == 1 and (config.num_return_sequences or 1) == 1
-    return is_greedy and not set(during) - PLAIN and not config.stop_strings and not config.return_dict_in_generate
+    config = merged_config(pipe, during)
+    if config.do_sample or (config.num_beams or 1) > 1 or (config.num_return_sequences or 1) > 1 or set(during) - PLAIN:
+        return False
+    try:
+        processors = pipe.model._get_logits_processor(config)
+    except Exception:  # some need to know the prompt
+        return False
+    return not processors and not config.stop_strings and config.max_new_tokens is not None
 
 
 def generate(pipe: Pipeline, parts: Sequence[Part], during: Mapping[str, Any]) -> list[Output]:
@@ -52,7 +57,7 @@ def _generated(pipe: Pipeline, parts: Sequence[Part], during: Mapping[str, Any])
     import torch
 
     prompts = [part.inputs["input_ids"][0].tolist() for part in parts]  # type: ignore[index]
-    config = _config(pipe, during)
+    config = merged_config(pipe, during)
     results = pipe.model.generate_batch(
         prompts,
         generation_config=config,
@@ -71,13 +76,6 @@ def _generated(pipe: Pipeline, parts: Sequence[Part], during: Mapping[str, Any])
     if len(outputs) != len(parts):
         raise RuntimeError(f"continuous batching gave {len(outputs)} results for {len(parts)} prompts")
     return outputs
-
-
-def _config(pipe: Pipeline, during: Mapping[str, Any]) -> GenerationConfig:
-    arguments = pipe._prepare_generate_kwargs(dict(during))
-    config = copy.deepcopy(arguments.pop("generation_config", None) or pipe.model.generation_config)
-    config.update(**arguments)
-    return config
 
 
 def _room(pipe: Pipeline, prompts: Sequence[Sequence[int]], new_tokens: int) -> Any:  # noqa: ANN401  # untyped

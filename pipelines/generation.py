@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Pipeline
+    from transformers import GenerationConfig, Pipeline
 
 Options = Mapping[str, Any]
 
@@ -30,17 +32,62 @@ def prepare(pipe: Pipeline) -> None:
             pipe.tokenizer.padding_side = "left"
 
 
+def arguments(pipe: Pipeline, during: Options) -> dict[str, Any]:
+    """What the pipeline hands to `generate`, given the arguments of its forward."""
+    flat = {**during, **(during.get("forward_params") or {}), **(during.get("generate_kwargs") or {})}
+    ours = ("forward_params", "generate_kwargs", "prefix_length")
+    handed: dict[str, Any] = pipe._prepare_generate_kwargs({key: value for key, value in flat.items() if key not in ours})
+    return handed
+
+
+def merged_config(pipe: Pipeline, during: Options) -> GenerationConfig:
+    """The generation config that results: the model's own, under the call's arguments."""
+    handed = arguments(pipe, during)
+    config = copy.deepcopy(handed.pop("generation_config", None) or pipe.model.generation_config)
+    config.update(**handed)
+    return config
+
+
+def check(pipe: Pipeline, during: Options) -> None:
+    """Raises what `generate` would raise of these arguments: ValueError or TypeError, before any weights are there."""
+    from transformers import GenerationMixin
+
+    own = type(pipe.model).generate is not GenerationMixin.generate
+    handed = arguments(pipe, during)
+    if not own:
+        named = inspect.signature(pipe.model.generate).parameters.keys() | {"tokenizer", "assistant_tokenizer"}
+        config = handed.pop("generation_config", None)
+        rest = {key: value for key, value in handed.items() if key not in named}
+        _, unknown = pipe.model._prepare_generation_config(config, **rest)
+        pipe.model._validate_model_kwargs(unknown)
+    merged = merged_config(pipe, during)
+    merged.validate()
+    if continues_prompts(pipe) and merged.return_dict_in_generate:
+        raise ValueError("return_dict_in_generate gives tensors that have no place in the output; leave it out")
+
+
 def samples(pipe: Pipeline, during: Options) -> bool:
     """Whether generation draws random tokens, given the arguments of the pipeline's forward."""
     if not (pipe._pipeline_calls_generate and pipe.model.can_generate()):
         return False
-    flat = {**during, **during.get("forward_params", {}), **during.get("generate_kwargs", {})}
-    if isinstance(flat.get("temperature"), (list, tuple)):  # Whisper samples where it falls back
+    if isinstance((during.get("generate_kwargs") or {}).get("temperature"), (list, tuple)):  # Whisper, where it falls back
         return True
-    known = {key: value for key, value in flat.items() if key not in ("forward_params", "generate_kwargs")}
-    prepared = pipe._prepare_generate_kwargs(known)
-    config = prepared.get("generation_config") or pipe.model.generation_config
-    return bool(prepared.get("do_sample", config.do_sample))
+    handed = arguments(pipe, during)
+    config = handed.get("generation_config") or pipe.model.generation_config
+    return bool(handed.get("do_sample", config.do_sample))
+
+
+def depends_on_prompt(pipe: Pipeline, during: Options) -> bool:
+    """Whether lengths are limited with the prompt counted in, so that padding before it would count too."""
+    config = merged_config(pipe, during)
+    return bool(config.min_length) or config.max_new_tokens is None
+
+
+def is_prefix_of_longer(pipe: Pipeline, during: Options) -> bool:
+    """Whether generating more tokens begins with the same ones, so that a longer answer can be cut."""
+    config = merged_config(pipe, during)
+    no_end = config.forced_eos_token_id is None and config.exponential_decay_length_penalty is None
+    return bool((config.num_beams or 1) == 1 and no_end)
 
 
 @contextlib.contextmanager
@@ -111,7 +158,7 @@ def shorten(inputs: Mapping[str, Any], output: dict[str, Any], number: int | Non
     return output
 
 
-def trim(pipe: Pipeline, inputs: Mapping[str, Any], output: dict[str, Any]) -> dict[str, Any]:
+def trim(pipe: Pipeline, inputs: Mapping[str, Any], output: dict[str, Any], during: Options) -> dict[str, Any]:
     """Cuts padding off both ends of an item's sequences, (1, ..., tokens), and off its prompt, (1, tokens)."""
     sequences, prompt = output["generated_sequence"], output["input_ids"]
     own = inputs.get("input_ids", inputs.get("decoder_input_ids"))
@@ -122,16 +169,16 @@ def trim(pipe: Pipeline, inputs: Mapping[str, Any], output: dict[str, Any]) -> d
         sequences = sequences[..., start:]
         output["input_ids"] = prompt[:, start:]
     first = 0 if pipe.model.config.is_encoder_decoder else own.shape[1]
-    output["generated_sequence"] = sequences[..., : first + _longest(pipe, sequences[..., first:])]
+    output["generated_sequence"] = sequences[..., : first + _longest(pipe, sequences[..., first:], during)]
     return output
 
 
-def _longest(pipe: Pipeline, generated: torch.Tensor) -> int:
+def _longest(pipe: Pipeline, generated: torch.Tensor, during: Options) -> int:
     """Tokens of the longest of an item's sequences, up to and with the token that ended it."""
     import torch
 
     rows = generated.reshape(-1, generated.shape[-1])
-    ends = pipe.model.generation_config.eos_token_id
+    ends = merged_config(pipe, during).eos_token_id
     ended = torch.isin(rows, torch.tensor([ends] if not isinstance(ends, list) else ends)) if ends is not None else rows < 0
     pad = getattr(pipe.tokenizer, "pad_token_id", None)
     lengths = []

@@ -61,8 +61,11 @@ class Phases:
         self._continues = task.trim is generation.trim and generation.continues_prompts(pipe)
         self._may_share = pipe.tokenizer is None or pipe.tokenizer.pad_token_id is not None
         intercept(pipe)
+        _refuse_misplaced(task, config)
         try:
             self._defaults = self._phase_options({})
+            if pipe._pipeline_calls_generate and pipe.model.can_generate():
+                generation.check(pipe, self._defaults[1])
         except Exception as error:  # whatever the pipeline makes of a wrong argument
             raise ModelError(f"parameters: the {task.name} pipeline does not take them: {first_line(error)}") from None
         wanted = config.engine.continuous_batching
@@ -110,6 +113,12 @@ class Phases:
                 raise
             raise ValueError(hint) from error
 
+    def check(self, item: Item) -> None:
+        """Raises what the pipeline makes of the call arguments of this row."""
+        during = self._options(item.options)[1]
+        if item.options and self.pipe._pipeline_calls_generate and self.pipe.model.can_generate():
+            generation.check(self.pipe, during)
+
     def decode(self, item: Item) -> dict[str, object]:
         """The pipeline's arguments from the item's cells, the main one first. Raises where they hold nothing of the kind."""
         decoded = {name: self.task.arguments[name](cell, self.source) for name, cell in item.cells.items()}
@@ -121,33 +130,35 @@ class Phases:
         routed = route(self.task.call, self.pipe, decoded, options)
         changed = dict(item.options) if routing.key(routed.during) != self._default_key else {}
         # Rows that want more or fewer tokens may share a batch: what is too much is cut off.
-        key = routing.key(generation.with_new_tokens(routed.during, None) if self._continues else routed.during)
+        may_cut = self._continues and generation.is_prefix_of_longer(self.pipe, routed.during)
+        key = routing.key(generation.with_new_tokens(routed.during, None) if may_cut else routed.during)
         is_alone = not self._may_share or (generation.samples(self.pipe, routed.during) and not self._samples_together)
         for inputs, seconds in self._model_inputs(routed):
-            shares = Sharing.ALONE if is_alone else self.task.shares(self.pipe, inputs)
+            cost = self._cost(inputs)
+            shares = self.task.shares(self.pipe, inputs, routed.during) if cost and not is_alone else Sharing.ALONE
             group = Sharing.ALONE if shares is Sharing.ALONE else (key, shares)
-            yield Part(inputs, self._cost(inputs), changed, group, seconds, self._seed(item))
+            yield Part(inputs, cost, changed, group, seconds, self._seed(item))
 
     def forward(self, parts: Sequence[Part]) -> list[Output]:
         """Runs the model on one batch of parts of one group. One output per part, in order, on the CPU."""
         import torch
 
-        limits = [generation.new_tokens(self._options(part.options)[1]) if self._continues else None for part in parts]
         during = self._options(parts[0].options)[1]
-        if limits[0] is not None:
+        limits = [generation.new_tokens(self._options(part.options)[1]) if self._continues else None for part in parts]
+        if len(set(limits)) > 1:
             during = generation.with_new_tokens(during, max(limit for limit in limits if limit is not None))
         if self._is_continuous and continuous.is_plain(self.pipe, during):
             with contextlib.suppress(continuous.Unsupported):
                 return self._shortened(parts, continuous.generate(self.pipe, parts, during), limits)
             self._is_continuous = False
-        with torch.inference_mode(), self._randomness(parts, during):
+        with torch.no_grad(), self._randomness(parts, during):
             if self.task.forwards_whole:
                 return [self._forward_whole(part, during) for part in parts]
             inputs = cast(collate(self.pipe, parts), self.pipe.dtype)
             outputs = split(self.pipe.forward(inputs, **during), len(parts))
-        if self.task.trim is not None:
+        if self.task.trim is not None and len(parts) > 1:
             trim = self.task.trim
-            outputs = [trim(self.pipe, part.inputs, output) for part, output in zip(parts, outputs, strict=True)]
+            outputs = [trim(self.pipe, part.inputs, output, during) for part, output in zip(parts, outputs, strict=True)]
         return self._shortened(parts, outputs, limits)
 
     def _shortened(self, parts: Sequence[Part], outputs: list[Output], limits: Sequence[int | None]) -> list[Output]:
@@ -233,7 +244,7 @@ class Phases:
     def _given(self, row_options: Mapping[str, object]) -> Options:
         """Call arguments: a row's override the config's."""
         own = {key: cells.without_nulls(value) for key, value in row_options.items()}
-        given: Options = {**copy.deepcopy(self._parameters), **own}  # pipelines write into what they are given
+        given = cells.whole_numbers({**copy.deepcopy(self._parameters), **own})  # pipelines write into what they are given
         if "forward_params" in given:  # of text-to-audio, such as a speaker's embedding
             given["forward_params"] = {key: cells.tensor(value) for key, value in given["forward_params"].items()}
         return given
@@ -249,3 +260,12 @@ class Phases:
         called = pipe._sanitize_parameters(**{key: given[key] for key in given if key not in self.task.arguments})
         before, during, after = ({**mine, **theirs} for mine, theirs in zip(own, called, strict=True))
         return before, during, after
+
+
+def _refuse_misplaced(task: Task, config: JobConfig) -> None:
+    """Raises ModelError for parameters that are no call arguments here."""
+    for name in ("batch_size", "num_workers"):
+        if name in config.parameters:
+            raise ModelError(f"parameters.{name}: dray makes the batches itself; engine.batch limits them")
+    if task.inputs[0] in config.parameters:
+        raise ModelError(f"parameters.{task.inputs[0]}: that is what every row gives; set input.columns.{task.inputs[0]}")

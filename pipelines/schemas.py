@@ -145,4 +145,5 @@ def _chat(column: pa.DataType | None) -> pa.DataType | None:
     message = column.value_type
     content = message.field("content").type if message.get_field_index("content") >= 0 else STRING
     parts = pa.list_(pa.struct([("type", STRING), ("text", STRING)]))
-    return pa.list_(pa.struct([("role", STRING), ("content", parts if pa.types.is_list(content) else STRING)]))
+    more = [(field.name, field.type) for field in message if field.name not in ("role", "content")]
+    return pa.list_(pa.struct([("role", STRING), ("content", parts if pa.types.is_list(content) else STRING), *more]))

@@ -10,7 +10,7 @@ import numpy as np
 from pipelines import media
 from pipelines.cells import Source
 from pipelines.chunking import Samples, Window, chunks
-from pipelines.padding import equal_but_for_padding, equal_shapes
+from pipelines.padding import Sharing, equal_but_for_padding, equal_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,9 @@ def _long_enough(pipe: Pipeline, samples: Samples) -> Samples:
     return np.pad(samples, (0, max(0, least - len(samples))))
 
 
-def trim(pipe: Pipeline, inputs: Mapping[str, torch.Tensor], output: dict[str, object]) -> dict[str, object]:
+def trim(
+    pipe: Pipeline, inputs: Mapping[str, torch.Tensor], output: dict[str, object], during: Mapping[str, object]
+) -> dict[str, object]:
     """Cuts off the frames of a CTC output that stand for padding; other outputs stay as they are.
 
     The library cuts only where the part has a stride; without, it decodes what the model makes of padding.
@@ -96,7 +98,13 @@ def trim(pipe: Pipeline, inputs: Mapping[str, torch.Tensor], output: dict[str, o
     return {**output, "tokens": tokens[:, :frames]}
 
 
-def shares(pipe: Pipeline, inputs: Mapping[str, torch.Tensor]) -> Hashable:
-    """Equal lengths where padding changes results: group normalization over time sees it, whatever the mask says."""
+def shares(pipe: Pipeline, inputs: Mapping[str, torch.Tensor], during: Mapping[str, object]) -> Hashable:
+    """Padding changes results in two cases, and parts of different lengths then do not share a batch, or none do.
+
+    Group normalization over time sees padding, whatever the mask says. Whisper finds the times of words in attention weights
+    that it normalizes over the whole batch.
+    """
+    if getattr(pipe, "type", None) == "seq2seq_whisper" and during.get("return_timestamps") == "word":
+        return Sharing.ALONE
     sees_padding = getattr(pipe.model.config, "feat_extract_norm", None) == "group"
-    return (equal_shapes if sees_padding else equal_but_for_padding)(pipe, inputs)
+    return (equal_shapes if sees_padding else equal_but_for_padding)(pipe, inputs, during)

@@ -41,8 +41,8 @@ class Task:
         fans_out: whether an item can have many parts that are worth spreading over the pool.
         preprocess: replaces the pipeline's own where that would hold a whole recording in memory.
         forwards_whole: whether `preprocess` needs the weights, so that the forward phase does both.
-        shares: (pipeline, model inputs) -> what parts that share a batch have in common; ALONE: nothing does.
-        trim: (pipeline, model inputs, output) -> output without what stands for padding.
+        shares: (pipeline, model inputs, forward's arguments) -> what parts of a batch have in common; ALONE: nothing.
+        trim: (pipeline, model inputs, output, forward's arguments) -> output without what stands for padding.
         forced: postprocessing arguments that are always set, because what they give is cheaper to carry.
         present: what becomes of the pipeline's prediction on its way to the schema.
         needs: packages that dray itself does without.
@@ -59,8 +59,8 @@ class Task:
     fans_out: bool = False
     preprocess: Callable[..., Iterator[tuple[dict[str, object], float]]] | None = None
     forwards_whole: bool = False
-    shares: Callable[[Pipeline, Mapping[str, Any]], Hashable] = padding.equal_but_for_padding
-    trim: Callable[[Pipeline, Mapping[str, Any], dict[str, Any]], dict[str, Any]] | None = None
+    shares: Callable[[Pipeline, Mapping[str, Any], Options], Hashable] = padding.equal_but_for_padding
+    trim: Callable[[Pipeline, Mapping[str, Any], dict[str, Any], Options], dict[str, Any]] | None = None
     forced: Options = field(default_factory=dict)
     present: Callable[[Any], object] = lambda prediction: prediction
     needs: tuple[str, ...] = ()

@@ -79,6 +79,20 @@ def test_images_from_every_kind_of_cell(tmp_path, server):
         assert np.array_equal(np.asarray(cells.image(cell, SOURCE)), PIXELS), type(cell)
 
 
+@pytest.mark.parametrize(("kind", "options"), [("WEBP", {"lossless": True}), ("TIFF", {}), ("BMP", {})])
+def test_images_of_every_format_in_arrow_buffers(kind, options):
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(file, kind, **options)
+    (scalar,) = pa.array([file.getvalue()])
+    assert np.array_equal(np.asarray(cells.image(scalar.as_buffer(), SOURCE)), PIXELS)
+
+
+@pytest.mark.parametrize("array", [PIXELS / 255, PIXELS.astype(int) - 300])
+def test_arrays_that_are_no_bytes_are_refused(array):
+    with pytest.raises(ValueError, match="whole numbers from 0 to 255"):
+        cells.image(array, SOURCE)
+
+
 def test_recordings_from_every_kind_of_cell(tmp_path):
     wave = np.sin(np.arange(8000) / 9).astype(np.float32)
     soundfile.write(tmp_path / "one.flac", wave, 8000, subtype="PCM_24")
