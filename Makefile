@@ -1,15 +1,18 @@
-# make demo: environment, then the main job on the bundled speech. make test: environment, then the tests.
+# make demo: environment, then the main job on the bundled speech. make examples: models for configs/. make test: the tests.
 SHELL := /bin/bash
 PYTHON ?= python3.11
 BIN := .venv/bin
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test check conformance bench lock clean
+.PHONY: demo examples test check conformance bench lock clean
 
 demo: .venv/ready
 	$(BIN)/python -m jobs.run configs/demo.yaml --fresh
 	$(BIN)/python -m demo.score configs/demo.yaml
+
+examples: .venv/ready
+	$(BIN)/python -m demo.examples
 
 test: .venv/ready
 	$(BIN)/python -m pytest -q

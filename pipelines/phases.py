@@ -6,7 +6,6 @@ With its model on the meta device, without weights, a pipeline still preprocesse
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from pipelines.batching import Limits, Output, Part, cast, collate, elements, pl
 from pipelines.config import JobConfig
 from pipelines.errors import ModelError, first_line
 from pipelines.padding import Sharing
-from pipelines.routing import Options, Routed, intercept, route
+from pipelines.routing import Arguments, Options, Routed, intercept, route
 from pipelines.schemas import Shape
 from pipelines.tasks import Task
 
@@ -54,7 +53,7 @@ class Phases:
     def __init__(self, pipe: Pipeline, config: JobConfig, task: Task) -> None:
         """`pipe` is a pipeline for `task`. Raises ModelError where it refuses one of the config's parameters."""
         self.pipe, self.task = pipe, task
-        self._parameters, self._engine_seed = dict(config.parameters), config.engine.seed
+        self._engine_seed = config.engine.seed
         rate = getattr(pipe.feature_extractor, "sampling_rate", None) or cells.Source.rate
         self.source = cells.Source(rate, dict(config.input.storage_options), config.input.max_media_bytes)
         generation.prepare(pipe)
@@ -63,15 +62,14 @@ class Phases:
         intercept(pipe)
         _refuse_misplaced(task, config)
         try:
-            self._defaults = self._phase_options({})
-            if pipe._pipeline_calls_generate and pipe.model.can_generate():
-                generation.check(pipe, self._defaults[1])
+            self._arguments = Arguments(pipe, dict(config.parameters), task.inputs)
+            self.check(Item({}))
         except Exception as error:  # whatever the pipeline makes of a wrong argument
             raise ModelError(f"parameters: the {task.name} pipeline does not take them: {first_line(error)}") from None
         wanted = config.engine.continuous_batching
         continues = task.continuous and (self.on_accelerator if wanted == "auto" else wanted)
-        self._is_continuous = continues and continuous.is_plain(pipe, self._defaults[1])
-        self._default_key = routing.key(self._defaults[1])
+        self._is_continuous = continues and continuous.is_plain(pipe, self._arguments.during({}))
+        self._default_key = routing.key(self._arguments.during({}))
 
     @property
     def on_accelerator(self) -> bool:
@@ -88,7 +86,7 @@ class Phases:
     def schema(self, columns: Mapping[str, pa.DataType]) -> pa.DataType:
         """The Arrow type of a prediction, given the types of the columns of arguments."""
         output = self._main_output() if self.task.schema is schemas.features else None
-        return self.task.schema(Shape(self.pipe, {**self._parameters, **self._defaults[2]}, columns, output))
+        return self.task.schema(Shape(self.pipe, {**self._arguments.given({}), **self._arguments.after({})}, columns, output))
 
     def fetched(self, item: Item) -> Item:
         """The item with what its URLs name, or the errors that fetching raised, in their cells."""
@@ -115,8 +113,8 @@ class Phases:
 
     def check(self, item: Item) -> None:
         """Raises what the pipeline makes of the call arguments of this row."""
-        during = self._options(item.options)[1]
-        if item.options and self.pipe._pipeline_calls_generate and self.pipe.model.can_generate():
+        during = self._arguments.during(item.options)
+        if self.pipe._pipeline_calls_generate and self.pipe.model.can_generate():
             generation.check(self.pipe, during)
 
     def decode(self, item: Item) -> dict[str, object]:
@@ -126,7 +124,7 @@ class Phases:
 
     def _parts(self, item: Item) -> Iterator[Part]:
         decoded = self.decode(item)
-        options = {key: value for key, value in self._given(item.options).items() if key not in decoded}
+        options = {key: value for key, value in self._arguments.given(item.options).items() if key not in decoded}
         routed = route(self.task.call, self.pipe, decoded, options)
         changed = dict(item.options) if routing.key(routed.during) != self._default_key else {}
         # Rows that want more or fewer tokens may share a batch: what is too much is cut off.
@@ -143,8 +141,8 @@ class Phases:
         """Runs the model on one batch of parts of one group. One output per part, in order, on the CPU."""
         import torch
 
-        during = self._options(parts[0].options)[1]
-        limits = [generation.new_tokens(self._options(part.options)[1]) if self._continues else None for part in parts]
+        during = self._arguments.during(parts[0].options)
+        limits = [generation.new_tokens(self._arguments.during(part.options)) if self._continues else None for part in parts]
         if len(set(limits)) > 1:
             during = generation.with_new_tokens(during, max(limit for limit in limits if limit is not None))
         if self._is_continuous and continuous.is_plain(self.pipe, during):
@@ -175,7 +173,7 @@ class Phases:
 
     def postprocess(self, outputs: list[Output], item: Item) -> object:
         """The prediction of one item from the outputs of all its parts, in order."""
-        after = {**self._options(item.options)[2], **self.task.forced}
+        after = {**self._arguments.after(item.options), **self.task.forced}
         if self.task.forwards_whole:
             (outputs,) = outputs
         prediction = self.pipe.postprocess(outputs if self._is_chunked else outputs[0], **after)
@@ -188,7 +186,7 @@ class Phases:
         sample = "a" if self.task.inputs == ("text",) else [[[0, 0, 0]] * 64] * 64
         ((name, decode),) = self.task.arguments.items()
         try:
-            routed = route(self.task.call, self.pipe, {name: decode(sample, self.source)}, self._given({}))
+            routed = route(self.task.call, self.pipe, {name: decode(sample, self.source)}, self._arguments.given({}))
             with torch.inference_mode():
                 inputs = plain(self.pipe.preprocess(routed.inputs, **routed.before))
                 inputs.pop("attention_mask", None)  # models look at its values
@@ -240,26 +238,6 @@ class Phases:
 
     def _seed(self, item: Item) -> int:
         return (item.seed + self._engine_seed * SEEDS) % (1 << 63)
-
-    def _given(self, row_options: Mapping[str, object]) -> Options:
-        """Call arguments: a row's override the config's."""
-        own = {key: cells.without_nulls(value) for key, value in row_options.items()}
-        given = cells.whole_numbers({**copy.deepcopy(self._parameters), **own})  # pipelines write into what they are given
-        if "forward_params" in given:  # of text-to-audio, such as a speaker's embedding
-            given["forward_params"] = {key: cells.tensor(value) for key, value in given["forward_params"].items()}
-        return given
-
-    def _options(self, row_options: Mapping[str, object]) -> tuple[Options, Options, Options]:
-        return self._phase_options(row_options) if row_options else self._defaults
-
-    def _phase_options(self, row_options: Mapping[str, object]) -> tuple[Options, Options, Options]:
-        """Call arguments sorted to the phases as `Pipeline.__call__` does it."""
-        pipe = self.pipe
-        own = (pipe._preprocess_params, pipe._forward_params, pipe._postprocess_params)
-        given = self._given(row_options)
-        called = pipe._sanitize_parameters(**{key: given[key] for key in given if key not in self.task.arguments})
-        before, during, after = ({**mine, **theirs} for mine, theirs in zip(own, called, strict=True))
-        return before, during, after
 
 
 def _refuse_misplaced(task: Task, config: JobConfig) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipelines import cells
 
 if TYPE_CHECKING:
     from transformers import Pipeline
 
-Options = dict[str, Any]
+Options = Mapping[str, Any]
 
 
 class Routed(NamedTuple):
@@ -51,6 +54,36 @@ def route(call: Callable[..., object], pipe: Pipeline, arguments: Mapping[str, o
         routed = routed[0]
     assert isinstance(routed, Routed)
     return routed
+
+
+class Arguments:
+    """Call arguments of a config and of its rows, sorted to the phases as `Pipeline.__call__` does it."""
+
+    def __init__(self, pipe: Pipeline, parameters: Options, items: Collection[str]) -> None:
+        """`parameters` are the config's; those in `items` are parts of an item. Raises whatever the pipeline refuses."""
+        self._pipe, self._parameters, self._items = pipe, parameters, items
+        self._defaults = self._sorted({})
+
+    def given(self, row: Options) -> Options:
+        """All arguments of a call; a row's override the config's."""
+        own = {name: cells.without_nulls(value) for name, value in row.items()}
+        given = cells.whole_numbers({**copy.deepcopy(self._parameters), **own})  # pipelines write into what they are given
+        if "forward_params" in given:  # of text-to-audio, such as a speaker's embedding
+            given["forward_params"] = {name: cells.tensor(value) for name, value in given["forward_params"].items()}
+        return given
+
+    def during(self, row: Options) -> Options:
+        """Arguments of the pipeline's forward."""
+        return (self._sorted(row) if row else self._defaults)[0]
+
+    def after(self, row: Options) -> Options:
+        """Arguments of the pipeline's postprocess."""
+        return (self._sorted(row) if row else self._defaults)[1]
+
+    def _sorted(self, row: Options) -> tuple[Options, Options]:
+        given = self.given(row)
+        called = self._pipe._sanitize_parameters(**{name: given[name] for name in given if name not in self._items})
+        return {**self._pipe._forward_params, **called[1]}, {**self._pipe._postprocess_params, **called[2]}
 
 
 def key(options: Mapping[str, Any]) -> str:
