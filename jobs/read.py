@@ -220,6 +220,8 @@ def _table(spans: Sequence[_Span], columns: Columns) -> pa.Table:
     batch = pa.Table.from_batches([span.batch for span in spans])
     if len(spans) > 1:
         batch = batch.combine_chunks()
+    types = [columns.types.get(column.name, column.type) for column in batch.schema]
+    batch = batch.cast(pa.schema(list(zip(batch.column_names, types, strict=True))))
     ids = [name for span in spans for name in span.source.ids(span.first, span.rows)]
     sources = [span.source.name for span in spans for _ in range(span.rows)]
     keys = [row_keys(span.source.name, span.first, span.rows) for span in spans]

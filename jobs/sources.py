@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ class Columns:
     arguments: dict[str, str]
     keep: tuple[str, ...]
     id: str | None
+    types: Mapping[str, pa.DataType] = field(default_factory=dict)  # that all files' values of a column fit in
 
     @property
     def needed(self) -> list[str]:
@@ -68,7 +69,24 @@ def open_input(config: JobConfig, task: Task) -> Input:
     for source in sources:
         if source.rows:
             _refuse_missing(config, columns, source)
-    return Input(fs, sources, columns)
+    types = {column: _common_type(column, [source for source in sources if source.rows]) for column in columns.needed}
+    return Input(fs, sources, replace(columns, types=types))
+
+
+def _common_type(column: str, sources: Sequence[Source]) -> pa.DataType:
+    """The type that the column's values of all files fit in. Raises InputError where there is none."""
+    first, common = sources[0], sources[0].schema.field(column).type
+    for source in sources[1:]:
+        kind = source.schema.field(column).type
+        if kind != common:
+            schemas = [pa.schema([(column, common)]), pa.schema([(column, kind)])]
+            try:
+                common = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+            except (pa.ArrowTypeError, pa.ArrowInvalid):
+                raise InputError(
+                    f"input.path: column {column} is {common} in {first.name} and {kind} in {source.name}; make them one type"
+                ) from None
+    return common
 
 
 def _inspected(fs: fsspec.AbstractFileSystem, files: Sequence[Source]) -> tuple[Source, ...]:

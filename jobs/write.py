@@ -96,8 +96,8 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
             if self._config.format == "parquet":
                 pq.write_table(table, file)
             else:
-                lines = [json.dumps(row, ensure_ascii=False, default=_json) + "\n" for row in table.to_pylist()]
-                file.write("".join(lines).encode())
+                lines = [json.dumps(_json(row), ensure_ascii=False, default=str, allow_nan=False) for row in table.to_pylist()]
+                file.write("".join(line + "\n" for line in lines).encode())
 
     def _write_subtitles(self, rows: pa.Table) -> None:
         if not self._config.subtitles:
@@ -113,8 +113,15 @@ def file_name(row_id: object) -> str:
     return re.sub(r"[^\w.=@+-]+", "_", str(row_id)).strip("._") or "_"
 
 
-def _json(value: object) -> str:
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+def _json(value: object) -> object:
+    """A value as JSON has it: bytes in base64, numbers that are not finite as null."""
+    if isinstance(value, dict):
+        return {key: _json(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_json(inner) for inner in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _sum(meters: pa.ChunkedArray) -> Meter:

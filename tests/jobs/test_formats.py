@@ -644,3 +644,13 @@ def test_jobs_over_files_and_over_a_tar_of_them_agree(ray_session, models, tmp_p
     assert results[0][0] == [str(tmp_path / f"sounds/{n}.wav") for n in range(3)]
     assert results[1][0] == [f"{tmp_path}/sounds.tar:{n}" for n in range(3)]
     assert results[0][1] == results[1][1]
+
+
+def test_a_column_has_one_type_in_all_files(tmp_path):
+    (tmp_path / "a.csv").write_text("text,k\nthe,1\n")
+    (tmp_path / "b.csv").write_text("text,k\na,2.5\nof,\n")
+    data = opened(tmp_path, keep=("k",))
+    assert [row[KEEP + "k"] for row in rows(data)] == [1.0, 2.5, None]
+    (tmp_path / "c.csv").write_text("text,k\nand,x1\n")
+    with pytest.raises(InputError, match=r"column k is double in .*a.csv and string in .*c.csv; make them one type"):
+        opened(tmp_path, keep=("k",))

@@ -21,7 +21,7 @@ from PIL import Image
 from jobs.operators import Fused, Worker
 from jobs.rows import ARGUMENT
 from jobs.storage import output_folder
-from jobs.write import Sink
+from jobs.write import Sink, _json
 from pipelines.config import parse_config
 from pipelines.models.loading import load_phases
 from pipelines.tasks import TASKS
@@ -116,3 +116,7 @@ def test_json_lines(written):
                 assert got == [segment["mask"] for segment in row["prediction"]]
             else:
                 assert by_id[row["id"]] == row["prediction"]
+
+
+def test_json_lines_hold_no_numbers_that_json_has_not():
+    assert _json({"a": [float("nan"), 1.5, float("inf")], "b": b"x"}) == {"a": [None, 1.5, None], "b": "eA=="}
