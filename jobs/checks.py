@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.formats.table import FORMATS
+from jobs.lease import Lease
 from jobs.read import Keys, Piece, first_rows, is_finished, pieces, row_keys
 from jobs.resources import Work
 from jobs.resume import claim, failed_rows, fingerprint, finished_keys
@@ -41,6 +42,7 @@ class Job:
     failed_earlier: int
     work: Work
     schema: pa.DataType
+    lease: Lease | None  # None of a job that is only looked at
 
     @property
     def rows_left(self) -> int:
@@ -70,15 +72,21 @@ def check(config: JobConfig, fresh: bool = False, dry: bool = False) -> Job:
     output = output_folder(config)
     _refuse_inside(output, data)
     identity = model_identity(config, phases)
-    if dry:
-        finished = np.empty(0, np.uint64)
-    else:
-        claim(output, fingerprint(config, task, data.columns, identity), config, fresh)
-        finished = finished_keys(output)
+    finished, lease = np.empty(0, np.uint64), None
+    if not dry:
+        lease = Lease(output)
+        lease.take()
+        try:
+            claim(output, fingerprint(config, task, data.columns, identity), config, fresh)
+            finished = finished_keys(output)
+        except BaseException:
+            lease.release()
+            raise
     left = pieces(data, finished)
     rows = data.rows - _finished_rows(data, finished)
     failed = 0 if dry else failed_rows(output)
-    return Job(pinned(config, task, identity), data, output, finished, left, failed, _work(phases, data, sample, rows), schema)
+    work = _work(phases, data, sample, rows)
+    return Job(pinned(config, task, identity), data, output, finished, left, failed, work, schema, lease)
 
 
 def _try_out(phases: Phases, sample: pa.Table) -> None:

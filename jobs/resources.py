@@ -7,11 +7,13 @@ fifths of the CPUs, and the tasks that read, cut and write take small shares of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import ray
+from ray._private.state import available_resources_per_node
 
 from pipelines.config import EngineConfig
 from pipelines.errors import ConfigError
@@ -94,9 +96,35 @@ class Plan:
 
 
 def cluster_nodes() -> list[Node]:
-    """The nodes of the connected cluster."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(node.get("CPU", 0), node.get("GPU", 0), node.get("memory", 0)) for node in alive]
+    """The nodes of the connected cluster, whole."""
+    return [_node(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def free_nodes(engine: EngineConfig, interval_s: float = 10.0) -> list[Node]:
+    """What other work leaves of the nodes. Waits, saying so, until that is a CPU, and a GPU where the job can use one.
+
+    Two jobs that both planned with the whole cluster would hold all of it with their actors, and no task could run.
+    """
+    whole = cluster_nodes()
+    cpus, gpus = sum(node.cpus for node in whole), sum(node.gpus for node in whole)
+    largest = max((node.cpus for node in whole), default=0.0)
+    wanted = min(1.0, largest), min(1.0, gpus) if engine.device == "auto" or engine.device.startswith("cuda") else 0.0
+    said = time.monotonic() - interval_s
+    while True:
+        nodes = [_node(node) for node in available_resources_per_node().values()]
+        free = [node for node in nodes if node.cpus >= wanted[0] or node.gpus >= 1]  # crumbs are no place for an actor
+        left = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+        if sum(node.cpus for node in free) >= wanted[0] and left[1] >= wanted[1]:
+            return free
+        if time.monotonic() - said >= interval_s:
+            said = time.monotonic()
+            rest = f"{left[0]:g} of {cpus:g} CPUs" + (f" and {left[1]:g} of {gpus:g} GPUs" if gpus else "")
+            print(f"waiting: other work on the cluster leaves {rest}", flush=True)
+        time.sleep(0.5)
+
+
+def _node(resources: Mapping[str, float]) -> Node:
+    return Node(resources.get("CPU", 0), resources.get("GPU", 0), resources.get("memory", 0))
 
 
 def make_plan(nodes: Sequence[Node], engine: EngineConfig, work: Work) -> Plan:

@@ -19,7 +19,7 @@ from ray.data.checkpoint.checkpoint_writer import PENDING_CHECKPOINT_SUFFIX
 from jobs.read import Keys
 from jobs.rows import KEY
 from jobs.sources import Columns
-from jobs.storage import STATE, Folder, reason
+from jobs.storage import REPORT, STATE, SUMMARY, Folder, reason
 from pipelines.config import JobConfig
 from pipelines.errors import OutputError
 from pipelines.models.choosing import named_model
@@ -27,6 +27,7 @@ from pipelines.tasks import Task
 
 CHECKPOINT = f"{STATE}/checkpoint"
 FINGERPRINT = f"{STATE}/fingerprint.json"
+CONFIG = f"{STATE}/config.json"
 PENDING = f"{PENDING_CHECKPOINT_SUFFIX}.parquet"
 SECRET = re.compile(
     r"(.*(access|api|auth|hf|session|security)_?)?token|.*(secret|password|credential).*|(.*_)?key", re.IGNORECASE
@@ -101,7 +102,7 @@ def claim(output: Folder, work: Mapping[str, object], config: JobConfig, fresh: 
     """
     try:
         if fresh:
-            for name in ("data/status=ok", "data/status=failed", "subtitles", STATE):
+            for name in ("data/status=ok", "data/status=failed", "subtitles", CHECKPOINT, FINGERPRINT, CONFIG, SUMMARY, REPORT):
                 (output / name).remove()
         earlier = output.read(FINGERPRINT)
         if earlier is not None:
@@ -109,7 +110,7 @@ def claim(output: Folder, work: Mapping[str, object], config: JobConfig, fresh: 
         elif (output / "data").files():
             raise OutputError(f"output.path: {output.url}/data holds files of unknown origin; choose another folder")
         output.write(FINGERPRINT, json.dumps(work, indent=2, default=str))
-        output.write(f"{STATE}/config.json", public(config))
+        output.write(CONFIG, public(config))
     except OutputError:
         raise
     except Exception as error:  # clients of object stores raise their own

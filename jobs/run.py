@@ -19,7 +19,7 @@ from jobs.flow import build, read
 from jobs.progress import Count, ProgressLine, Tally
 from jobs.read import pieces
 from jobs.report import render
-from jobs.resources import Plan, cluster_nodes, make_plan
+from jobs.resources import Plan, free_nodes, make_plan
 from jobs.resume import checkpoint_config, finished_keys
 from jobs.storage import REPORT, SUMMARY
 from jobs.summary import summarize
@@ -45,15 +45,23 @@ def run(config: JobConfig, fresh: bool = False, address: str | None = None) -> d
     """
     started = time.time()
     job = check(config, fresh)
-    written = Written()
+    assert job.lease is not None
+    try:
+        return _run(job, address, started)
+    finally:
+        job.lease.release()
+
+
+def _run(job: Job, address: str | None, started: float) -> dict[str, object]:
+    config, written = job.config, Written()
     plan = None
     if job.rows_left:
         with connected(address):
-            plan = make_plan(cluster_nodes(), config.engine, job.work)
+            plan = make_plan(free_nodes(config.engine), config.engine, job.work)
             written = _execute(job, plan)
             again = _missing(job, written)
             if again:
-                written.add(_execute(again, make_plan(cluster_nodes(), config.engine, again.work)))
+                written.add(_execute(again, make_plan(free_nodes(config.engine), config.engine, again.work)))
     summary = summarize(job, plan, written, started)
     job.output.write(SUMMARY, json.dumps(summary, indent=2))
     job.output.write(REPORT, render(summary, config))
@@ -84,6 +92,8 @@ def _execute(job: Job, plan: Plan) -> Written:
         with contextlib.suppress(RayError):  # a tally that is being restarted is no reason to stop
             count = ray.get(tally.count.remote(), timeout=10)
         progress.show(count)
+        if job.lease is not None:
+            job.lease.check()
         if count.failed + job.failed_earlier > limit:
             progress.close()
             raise JobError(_too_many(count.failed + job.failed_earlier, job.data.rows, job))

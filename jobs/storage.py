@@ -86,6 +86,21 @@ class Folder:
             file.write(data)
         os.replace(temporary, path)
 
+    def create(self, name: str, content: str) -> bool:
+        """Writes a file that is not there yet; of several who try at once, one succeeds. Returns whether it was this one."""
+        path = posixpath.join(self.path, name)
+        if self.is_local:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            if self.is_local:
+                with open(path, "x", encoding="utf-8") as file:
+                    file.write(content)
+            else:
+                self.fs.pipe_file(path, content.encode(), mode="create")
+        except FileExistsError:
+            return False
+        return True
+
     def files(self) -> list[str]:
         """Paths of all files below, as the filesystem names them; none where the folder is missing."""
         self.fs.invalidate_cache()
