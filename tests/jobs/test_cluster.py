@@ -69,8 +69,8 @@ def test_a_cluster_that_is_not_there(models, tmp_path, capsys):
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_job_is_continued(cluster, dray, models, tmp_path, blow):
-    write_texts(tmp_path / "in", builders.texts(2500), 8)
-    config = write_config(models, tmp_path, engine={"batch": 1})
+    write_texts(tmp_path / "in", builders.texts(4000), 8)
+    config = write_config(models, tmp_path)
     command = [sys.executable, "-m", "jobs.cli", "run", config]
     environment = {**os.environ, "RAY_ADDRESS": cluster.address}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -89,10 +89,10 @@ def test_an_interrupted_job_is_continued(cluster, dray, models, tmp_path, blow):
     done = dray("run", config)
     assert done.returncode == 0, done.stderr
     ids = Counter(row["id"] for row in rows_of(tmp_path / "out"))
-    assert len(ids) == 2500
+    assert len(ids) == 4000
     assert set(ids.values()) == {1}
     (earlier,) = re.findall(r"([\d,]+) finished earlier", done.stdout)
-    assert 0 < before <= int(earlier.replace(",", "")) < 2500
+    assert 0 < before <= int(earlier.replace(",", "")) < 4000
 
 
 def test_a_job_waits_for_its_share_of_a_busy_cluster(cluster, ray_session, models, tmp_path):
