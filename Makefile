@@ -5,7 +5,7 @@ BIN := .venv/bin
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo examples test check conformance bench lock clean
+.PHONY: demo examples test check conformance drill fuzz bench lock clean
 
 demo: .venv/ready
 	$(BIN)/python -m jobs.run configs/demo.yaml --fresh
@@ -25,6 +25,14 @@ check: .venv/ready
 # Every task at every batch size and layout against transformers' own pipeline: the whole table.
 conformance: .venv/ready
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests:. $(BIN)/python tests/conformance.py 2> /dev/null
+
+# Every fault that a long job meets, one after the other: what happened, and whether all rows are there.
+drill: .venv/ready
+	$(BIN)/python -m pytest -q -m "slow or not slow" tests/drills
+
+# 10,000 damaged, absurd and hostile recordings, images and texts.
+fuzz: .venv/ready
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests:. $(BIN)/python tests/fuzz.py
 
 bench: .venv/ready
 	PYTHONPATH=tests:. $(BIN)/python tests/benchmarks/batch.py

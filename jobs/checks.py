@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from jobs.books import Books, known_files, open_books
+from jobs.fingerprint import claim, fingerprint, refuse_different
 from jobs.formats.table import FORMATS
+from jobs.inventory import write_inventory
+from jobs.keys import KeySet
 from jobs.lease import Lease
-from jobs.read import Keys, Piece, first_rows, is_finished, pieces, row_keys
+from jobs.read import Piece, first_rows, pieces
 from jobs.resources import Work
-from jobs.resume import claim, failed_rows, fingerprint, finished_keys
+from jobs.retry import failed_rows
 from jobs.rows import ARGUMENT, items
 from jobs.sources import Input, open_input
 from jobs.storage import Folder, output_folder
@@ -32,61 +36,86 @@ GENERATED_TOKENS = 128  # that a row is guessed to ask for
 
 @dataclass(frozen=True)
 class Job:
-    """A config that has been checked completely: its model loads, its input is there, its output is ours."""
+    """A config that has been checked completely: its model loads, its input is there, its output is ours.
+
+    Attributes:
+        finished: the rows that are not to be done.
+        earlier: how many rows earlier runs have finished.
+        failed_earlier: how many of these have failed.
+        lease: None of a job that is only looked at.
+    """
 
     config: JobConfig
     data: Input
     output: Folder
-    finished: Keys
+    finished: KeySet
     left: list[Piece]
+    earlier: int
     failed_earlier: int
     work: Work
     schema: pa.DataType
-    lease: Lease | None  # None of a job that is only looked at
+    lease: Lease | None
 
     @property
     def rows_left(self) -> int:
-        """Rows not finished by earlier runs."""
+        """Rows to be done."""
         return self.work.rows
 
 
-def check(config: JobConfig, fresh: bool = False, dry: bool = False) -> Job:
+def check(config: JobConfig, fresh: bool = False, dry: bool = False, again: bool = False) -> Job:
     """Checks everything that can be checked before a worker starts, and claims the output folder.
 
     Args:
         config: the job.
         fresh: delete what earlier runs have written.
         dry: leave the output folder alone, and count all rows as left.
+        again: do the rows that have failed in earlier runs, and no others.
 
     Raises:
         UsageError: what is wrong, and what to do.
     """
     task = resolve_task(config)
-    data = open_input(config, task)
-    phases = load_phases(config, weights=False)
-    sample = first_rows(data, SAMPLE)
-    _try_out(phases, sample)
-    schema = phases.schema({name.removeprefix(ARGUMENT): sample[name].type for name in sample.column_names})
-    if config.output.subtitles and "chunks" not in str(schema):
-        raise ConfigError("output.subtitles: set parameters.return_timestamps, or there is nothing to time them by")
     output = output_folder(config)
+    known = {} if fresh else known_files(output, again)
+    data = open_input(config, task, known)
+    phases = load_phases(config, weights=False)
     _refuse_inside(output, data)
     identity = model_identity(config, phases)
-    finished, lease = np.empty(0, np.uint64), None
-    if not dry:
-        lease = Lease(output)
+    work = fingerprint(config, task, data.columns, identity)
+    lease = None if dry else Lease(output)
+    if lease is not None:
         lease.take()
-        try:
-            claim(output, fingerprint(config, task, data.columns, identity), config, fresh)
-            finished = finished_keys(output)
-        except BaseException:
+    try:
+        books = Books()
+        if not (dry or fresh):
+            refuse_different(output, work)
+            books = open_books(config, output, data, known, again)
+        left = pieces(data, books.finished)
+        sample = first_rows(data, left, SAMPLE)
+        _try_out(phases, sample)
+        schema = phases.schema({name.removeprefix(ARGUMENT): sample[name].type for name in sample.column_names})
+        if config.output.subtitles and "chunks" not in str(schema):
+            raise ConfigError("output.subtitles: set parameters.return_timestamps, or there is nothing to time them by")
+        if not dry:
+            claim(output, work, config, fresh)
+            write_inventory(output, known, data.sources)
+        rows = data.rows - data.finished_rows(books.finished)
+        return Job(
+            config=pinned(config, task, identity),
+            data=data,
+            output=output,
+            finished=books.finished,
+            left=left,
+            earlier=books.earlier,
+            failed_earlier=0 if dry else failed_rows(output),
+            work=_work(phases, data, sample, rows),
+            schema=schema,
+            lease=lease,
+        )
+    except BaseException:
+        if lease is not None:
             lease.release()
-            raise
-    left = pieces(data, finished)
-    rows = data.rows - _finished_rows(data, finished)
-    failed = 0 if dry else failed_rows(output)
-    work = _work(phases, data, sample, rows)
-    return Job(pinned(config, task, identity), data, output, finished, left, failed, work, schema, lease)
+        raise
 
 
 def _try_out(phases: Phases, sample: pa.Table) -> None:
@@ -127,10 +156,6 @@ def _refuse_inside(output: Folder, data: Input) -> None:
     for source in data.sources:
         if source.path.startswith(output.path + "/"):
             raise OutputError(f"output.path: {output.url} holds the input {source.name}; choose another folder")
-
-
-def _finished_rows(data: Input, finished: Keys) -> int:
-    return sum(int(is_finished(row_keys(source.name, 0, source.rows), finished).sum()) for source in data.sources)
 
 
 def _work(phases: Phases, data: Input, sample: pa.Table, rows: int) -> Work:

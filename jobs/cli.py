@@ -41,7 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(run)
     run.add_argument("--fresh", action="store_true", help="delete what earlier runs have written and start over")
     run.add_argument("--address", help="Ray cluster; default: the one this machine is part of, else one in this process")
-    run.set_defaults(run=_run)
+    run.set_defaults(run=_run, again=False)
+    retry = commands.add_parser("retry", help="run the rows that failed again, and no others")
+    _add_config(retry)
+    retry.add_argument("--address", help="as for run")
+    retry.set_defaults(run=_run, fresh=False, again=True)
     plan = commands.add_parser("plan", help="check a config and show how it would use the cluster, without running it")
     _add_config(plan)
     plan.add_argument("--address", help="Ray cluster")
@@ -73,7 +77,7 @@ def _run(parsed: argparse.Namespace) -> int:
     from jobs.run import run
     from jobs.storage import output_folder
 
-    summary = run(config, parsed.fresh, parsed.address)
+    summary = run(config, parsed.fresh, parsed.address, parsed.again)
     print(table(summary, output_folder(config).url))
     return 0
 

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import ray
+from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, Dataset
 
+from jobs.keys import KeySet
 from jobs.operators import Forward, Fused, Gather, Postprocess, Preprocess, Worker
-from jobs.read import Keys, Piece, RowsDatasource
+from jobs.read import Piece, RowsDatasource
 from jobs.resources import Plan, Pool
 from jobs.sources import Input
 from pipelines.config import JobConfig
 
 
-def read(data: Input, left: Sequence[Piece], finished: Keys, plan: Plan) -> Dataset:
+def read(data: Input, left: Sequence[Piece], finished: KeySet, plan: Plan) -> Dataset:
     """The rows still to do, in blocks of a few seconds of model work."""
     source = RowsDatasource(data, left, finished, tasks=4 * plan.model.actors)
     rows = ray.data.read_datasource(source, override_num_blocks=len(source), num_cpus=plan.task_cpus)
@@ -26,14 +28,14 @@ def read(data: Input, left: Sequence[Piece], finished: Keys, plan: Plan) -> Data
     return rows
 
 
-def build(rows: Dataset, config: JobConfig, schema: pa.DataType, plan: Plan) -> Dataset:
+def build(rows: Dataset, config: JobConfig, schema: pa.DataType, plan: Plan, ledger: ActorHandle) -> Dataset:
     """Rows with arguments -> rows with `prediction`, of the type `schema`, or `error`."""
-    worker = Worker(config, schema, plan.threads, accelerator=plan.model.gpus > 0)
+    worker = Worker(config, schema, plan.threads, accelerator=plan.model.gpus > 0, ledger=ledger)
     if plan.layout == "fused":
         return _pool(rows, Fused, plan.model, plan, worker)
     assert plan.preprocess is not None
     assert plan.postprocess is not None
-    helper = Worker(config, schema, threads=1, accelerator=False)
+    helper = Worker(config, schema, threads=1, accelerator=False, ledger=ledger)
     rows = _pool(rows, Preprocess, plan.preprocess, plan, helper)
     rows = _pool(rows, Forward, plan.model, plan, worker)
     if plan.gather is not None:

@@ -59,10 +59,15 @@ class Lease:
                 break
         self._thread.start()
 
-    def check(self) -> None:
-        """Raises JobError where another run has taken the folder, having found this one silent."""
-        if self._lost:
-            raise JobError(f"another run has taken {self._output.url}, for this one was silent for too long; it goes on there")
+    @property
+    def run(self) -> str:
+        """The run's own name."""
+        return str(self._own["run"])
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another run has taken the folder, having found this one silent."""
+        return self._lost
 
     def release(self) -> None:
         """Ends the lease; harmless if it never began."""
@@ -99,6 +104,13 @@ class Lease:
                 self._output.write(LEASE, json.dumps(self._own))
             except Exception:  # storage that fails now may work at the next beat
                 continue
+
+
+def refuse_other(output: Folder, run: str) -> None:
+    """Raises JobError where another run, or none, holds the folder. A worker may outlive the run that started it."""
+    content = output.read(LEASE)
+    if content is None or f'"{run}"'.encode() not in content:
+        raise JobError(f"the run that this worker belongs to has ended, or has lost {output.url} to another")
 
 
 def _is_alive(other: Mapping[str, object], read: Callable[[], object]) -> bool:

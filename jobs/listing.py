@@ -24,6 +24,7 @@ Infos = Mapping[str, Mapping[str, Any]]  # path -> fsspec's information on it
 
 HUB = "hf://"
 REPOSITORIES = ("datasets", "models", "spaces", "kernels", "buckets")  # kinds on the hub, as they begin a path
+VERSIONS = ("etag", "md5hash", "contentmd5", "crc32c", "blobid", "lastmodified", "mtime", "modified", "updated")
 ABOUT_DATASETS = ("dataset_info.json", "dataset_infos.json")  # lie beside the data and are none
 
 
@@ -101,7 +102,9 @@ def _sources(place: Place, forced: str | None) -> list[Source]:
             infos = _data_of_saved(place, infos)
         formats = _formats(place, list(infos), forced, is_folder)
         return [
-            Source(place.name(path), path, format.name, size=_size(place.fs, infos[path], format))
+            Source(
+                place.name(path), path, format.name, size=_size(place.fs, infos[path], format), version=_version(infos[path])
+            )
             for path, format in formats.items()
         ]
     except InputError:
@@ -197,6 +200,12 @@ def _size(fs: fsspec.AbstractFileSystem, info: Mapping[str, Any], format: Format
     if size is None and not format.is_row:
         size = fs.size(info["name"])
     return int(size or 0)
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    """What the listing says of a file's content: a store's etag or checksum, or else when the file was changed."""
+    known = {str(key).lower().replace("_", "").replace("-", ""): value for key, value in info.items()}
+    return next((str(known[key]).strip('"') for key in VERSIONS if known.get(key)), "")
 
 
 def _refuse_mixed(config: InputConfig, sources: Iterable[Source]) -> None:

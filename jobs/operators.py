@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import cast
 
 import pyarrow as pa
+from ray.actor import ActorHandle
 
 from jobs import rows
+from jobs.ledger import Guard
+from jobs.retries import install
 from jobs.rows import KEY, READ_S
 from pipelines.batching import Output, Part
 from pipelines.codec import decode, encode
@@ -22,6 +25,7 @@ from pipelines.errors import RowError
 from pipelines.fetch import ahead
 from pipelines.models.loading import load_phases
 from pipelines.phases import Item, Phases
+from pipelines.watch import Watch
 
 SEGMENT_PARTS = 16  # model inputs in one row between phases
 SEGMENT_BYTES = 32 << 20  # and at most about this much
@@ -39,20 +43,28 @@ class Worker:
         schema: of a prediction.
         threads: of torch.
         accelerator: whether the actor was given one.
+        ledger: of the job; None where nobody is to hear what becomes of the worker.
     """
 
     config: JobConfig
     schema: pa.DataType
     threads: int
     accelerator: bool
+    ledger: ActorHandle | None = None
 
     def load(self, weights: bool) -> Phases:
         """The pipeline, in this process."""
         import torch
 
+        install()
         torch.set_num_threads(self.threads)
         device = "cuda" if self.accelerator and torch.cuda.is_available() else "cpu"
         return load_phases(self.config, weights, device)
+
+    def guard(self, operator: str) -> tuple[Watch, Guard]:
+        """What looks after the worker: its own watch, and its side of the ledger."""
+        watch = Watch(self.config.errors.timeout_s)
+        return watch, Guard(self.ledger, watch, operator)
 
 
 class _Idle:
@@ -76,21 +88,27 @@ class Fused:
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=True)
         self._limits = self._phases.limits(worker.config.engine.batch)
-        self._timeout_s = worker.config.errors.timeout_s
         self._schema, self._idle = worker.schema, _Idle()
+        self._watch, self._guard = worker.guard("fused")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Rows with arguments -> rows with `prediction` or `error`."""
         waited = self._idle.started()
-        items = rows.items(table, self._phases)
+        verdict = self._guard.begin(table)
+        items = [verdict.of(item) for item in rows.items(table, self._phases)]
         ready = [item for item in items if isinstance(item, Item)]
-        predicted = iter(predict(self._phases, ready, self._limits, self._timeout_s))
+        predicted = iter(self._predicted(ready, one_by_one=verdict.deaths > 0))
         outcomes = [next(predicted) if isinstance(item, Item) else Outcome(error=item) for item in items]
         for outcome, seconds in zip(outcomes, table[READ_S].to_pylist(), strict=True):
             outcome.meter.read_s += seconds
         _account(outcomes, waited)
+        self._guard.end()
         self._idle.ended()
         return rows.results(rows.carried(table), outcomes, self._schema)
+
+    def _predicted(self, items: list[Item], one_by_one: bool) -> list[Outcome]:
+        blocks = [[item] for item in items] if one_by_one else [items]
+        return [outcome for block in blocks for outcome in predict(self._phases, block, self._limits, self._watch)]
 
 
 class Preprocess:
@@ -98,14 +116,14 @@ class Preprocess:
 
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=False)
-        self._timeout_s = worker.config.errors.timeout_s
+        self._watch, self._guard = worker.guard("preprocess")
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """Rows with arguments -> rows with `parts`, several for a long item. Holds about YIELD_BYTES at a time."""
-        carried = rows.carried(table, self._phases)
+        carried, verdict = rows.carried(table, self._phases), self._guard.begin(table)
         held: list[Row] = []
         held_bytes = 0
-        items = ahead(rows.items(table, self._phases), self._fetched)
+        items = ahead([verdict.of(item) for item in rows.items(table, self._phases)], self._fetched)
         for index, (item, read_s) in enumerate(zip(items, table[READ_S].to_pylist(), strict=True)):
             for segment in self._segments(item, Meter(read_s=read_s, peak_bytes=peak_bytes())):
                 held.append({"index": index, **segment})
@@ -113,6 +131,7 @@ class Preprocess:
                 if held_bytes > YIELD_BYTES:
                     yield _segment_table(carried, held)
                     held, held_bytes = [], 0
+        self._guard.end()
         if held:
             yield _segment_table(carried, held)
 
@@ -127,7 +146,7 @@ class Preprocess:
             return
         parts: list[Part] = []
         try:
-            for part in preprocess_item(self._phases, item, meter, self._timeout_s):
+            for part in preprocess_item(self._phases, item, meter, self._watch):
                 if parts and (len(parts) == SEGMENT_PARTS or _size(parts) > SEGMENT_BYTES):
                     yield _segment(number, 0, parts, None, meter.take())
                     parts, number = [], number + 1
@@ -145,17 +164,21 @@ class Forward:
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=True)
         self._limits, self._idle = self._phases.limits(worker.config.engine.batch), _Idle()
+        self._watch, self._guard = worker.guard("forward")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Every part of every row goes through the model once; order is kept."""
         waited = self._idle.started()
+        verdict = self._guard.begin(table)
         queue = [cast("list[Part]", decode(value.as_py()) if value.is_valid else []) for value in table["parts"]]
-        results = iter(forward_parts(self._phases, [part for parts in queue for part in parts], self._limits))
         errors, meters = rows.errors(table), rows.meters(table)
+        errors = [error or verdict.blamed.get(key) for error, key in zip(errors, table[KEY].to_pylist(), strict=True)]
+        ready = [parts for parts, error in zip(queue, errors, strict=True) if error is None]
+        results = iter(self._results(ready, one_by_one=verdict.deaths > 0))
         encoded: list[bytes | None] = []
         for index, parts in enumerate(queue):
             outputs: list[Output] = []
-            for _ in parts:
+            for _ in parts if errors[index] is None else []:
                 output, meter = next(results)
                 meters[index].add(meter)
                 if isinstance(output, RowError):
@@ -165,11 +188,17 @@ class Forward:
             encoded.append(None if errors[index] else encode(outputs))
         if meters:
             meters[0].add(Meter(waiting_s=waited, peak_bytes=peak_bytes()))
+        self._guard.end()
         self._idle.ended()
         table = table.drop_columns(["parts", "error", "meter"])
         return rows.with_columns(
             table, outputs=pa.array(encoded, pa.large_binary()), error=rows.error_array(errors), meter=rows.meter_array(meters)
         )
+
+    def _results(self, queue: list[list[Part]], one_by_one: bool) -> list[tuple[Output | RowError, Meter]]:
+        """Of all parts of all rows."""
+        together = queue if one_by_one else [[part for parts in queue for part in parts]]
+        return [result for parts in together for result in forward_parts(self._phases, parts, self._limits, self._watch)]
 
 
 class Gather:
@@ -215,23 +244,32 @@ class Postprocess:
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=False)
         self._schema = worker.schema
+        self._watch, self._guard = worker.guard("postprocess")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """One prediction or error per row."""
+        verdict = self._guard.begin(table)
         outcomes = []
         columns = zip(
-            table["outputs"], rows.row_options(table, self._phases), rows.errors(table), rows.meters(table), strict=True
+            table[KEY].to_pylist(),
+            table["outputs"],
+            rows.row_options(table, self._phases),
+            rows.errors(table),
+            rows.meters(table),
+            strict=True,
         )
-        for outputs, options, error, meter in columns:
-            outcome = Outcome(error=error, meter=meter)
-            if error is None:
+        for key, outputs, options, error, meter in columns:
+            outcome = Outcome(error=error or verdict.blamed.get(key), meter=meter)
+            if outcome.error is None:
                 try:
                     decoded: list[Output] = decode(outputs.as_py())  # type: ignore[assignment]
-                    outcome.prediction = postprocess_item(self._phases, decoded, Item({}, options), meter)
+                    item = Item({}, options, key)
+                    outcome.prediction = postprocess_item(self._phases, decoded, item, meter, self._watch)
                 except RowError as failure:
                     outcome.error = failure
             outcomes.append(outcome)
         _account(outcomes, 0.0)
+        self._guard.end()
         return rows.results(rows.carried(table), outcomes, self._schema)
 
 

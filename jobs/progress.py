@@ -1,45 +1,11 @@
-"""Counts of written rows while a job runs, and the line that shows them."""
+"""The line that shows how a job goes on."""
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
 
-import ray
-
-
-@dataclass(frozen=True)
-class Count:
-    """Rows written so far in this run."""
-
-    ok: int = 0
-    failed: int = 0
-
-    @property
-    def done(self) -> int:
-        """Written, well or not."""
-        return self.ok + self.failed
-
-
-@ray.remote(num_cpus=0, max_restarts=-1)
-class Tally:
-    """Adds up what the write tasks report; one that Ray repeats counts once. It forgets if its node dies."""
-
-    def __init__(self) -> None:
-        self._written: dict[str, Count] = {}
-        self._ok = self._failed = 0
-
-    def add(self, file: str, ok: int, failed: int) -> None:
-        """Rows of one write task, named by its file."""
-        earlier = self._written.get(file, Count())
-        self._written[file] = Count(ok, failed)
-        self._ok += ok - earlier.ok
-        self._failed += failed - earlier.failed
-
-    def count(self) -> Count:
-        """The sums."""
-        return Count(self._ok, self._failed)
+from jobs.ledger import Count
 
 
 class ProgressLine:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import ray
 from ray.data.block import BlockMetadata
@@ -19,16 +16,17 @@ from ray.data.datasource import Datasource, ReadTask
 
 from jobs.formats.streams import READ_BYTES, READ_ROWS
 from jobs.formats.table import FORMATS
-from jobs.rows import ARGUMENT, ID, KEEP, KEY, READ_S, SOURCE
+from jobs.keys import KeySet
+from jobs.retries import is_transient
+from jobs.rows import ARGUMENT, ERROR, ERRORS, ID, KEEP, KEY, POSITION, READ_S, SOURCE, error_array
 from jobs.sources import Columns, Input, Source
+from jobs.storage import reason
+from pipelines.errors import RowError
 
 if TYPE_CHECKING:
     import fsspec
 
-Keys = npt.NDArray[np.uint64]
-
 TASK_BYTES = 64 << 20  # a read task's share of the input
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd, so that position * GOLDEN differs for every position of a file
 
 
 @dataclass(frozen=True)
@@ -41,40 +39,24 @@ class Piece:
     rows: int
 
 
-def row_keys(source: str, first: int, count: int) -> Keys:
-    """Keys of rows [first, first + count) of a file: distinct within it, and spread over 64 bits between files."""
-    digest = hashlib.blake2b(source.encode(), digest_size=8).digest()
-    base = np.frombuffer(digest, np.uint64)
-    with np.errstate(over="ignore"):
-        return base + np.arange(first, first + count, dtype=np.uint64) * GOLDEN
-
-
-def is_finished(keys: Keys, finished: Keys) -> npt.NDArray[np.bool_]:
-    """Which of `keys` are in `finished`, which is sorted."""
-    if not len(finished):
-        return np.zeros(len(keys), bool)
-    places = np.minimum(np.searchsorted(finished, keys), len(finished) - 1)
-    return np.asarray(finished[places] == keys)
-
-
-def pieces(data: Input, finished: Keys) -> list[Piece]:
+def pieces(data: Input, finished: KeySet) -> list[Piece]:
     """What is left to read. Row groups and files whose rows are all finished are not in it."""
-    left = []
-    for source in data.sources:
-        if _unfinished(source, 0, source.rows, finished):
-            left += [piece for piece in _pieces(source) if _unfinished(source, piece.first, piece.rows, finished)]
-    return left
+    starts, stops = data.key_ranges
+    unfinished = np.flatnonzero(finished.counts(starts, stops) < (stops - starts).astype(np.int64))
+    return [piece for index in unfinished for piece in _unfinished(data.sources[index], finished)]
 
 
-def _unfinished(source: Source, first: int, rows: int, finished: Keys) -> bool:
-    if not len(finished):
-        return rows > 0
-    return rows > 0 and not is_finished(row_keys(source.name, first, rows), finished).all()
+def _unfinished(source: Source, finished: KeySet) -> list[Piece]:
+    found = [piece for piece in _pieces(source) if piece.rows]
+    starts = np.array([source.first_key + piece.first for piece in found], np.uint64)
+    rows = np.array([piece.rows for piece in found], np.int64)
+    done = finished.counts(starts, starts + rows.astype(np.uint64))
+    return [piece for piece, is_left in zip(found, done < rows, strict=True) if is_left]
 
 
 def _pieces(source: Source) -> Iterator[Piece]:
     if not source.row_groups:
-        yield Piece(source, None, 0, source.rows)
+        yield Piece(source, None, source.first, source.rows)
         return
     first = 0
     for number, rows in enumerate(source.row_groups):
@@ -82,26 +64,33 @@ def _pieces(source: Source) -> Iterator[Piece]:
         first += rows
 
 
-def first_rows(data: Input, count: int) -> pa.Table:
-    """Up to `count` rows from the start of the input, as the dataflow will see them."""
+def first_rows(data: Input, left: Sequence[Piece], count: int) -> pa.Table:
+    """Up to `count` rows from the start of what is left, as the dataflow will see them; none where nothing is left."""
     sample: list[Piece] = []
-    for piece in chain.from_iterable(map(_pieces, data.sources)):
-        if piece.rows:
+    for piece in left:
+        if piece.source.damaged is None:
             sample.append(piece)
         if sum(piece.rows for piece in sample) >= count:
             break
-    table: pa.Table = next(tables(data.filesystem, sample, data.columns, np.empty(0, np.uint64)))
-    return table.slice(0, count)
+    table = next(tables(data.filesystem, sample, data.columns, KeySet()), None)
+    return _nothing(data.columns) if table is None else table.slice(0, count)
+
+
+def _nothing(columns: Columns) -> pa.Table:
+    """A table without rows, of the columns that the dataflow will see."""
+    needed = pa.schema([(column, columns.types[column]) for column in columns.needed]).empty_table()
+    arguments = {ARGUMENT + argument: needed[column] for argument, column in columns.arguments.items()}
+    return pa.table({KEY: pa.array([], pa.uint64()), **arguments, ERRORS: pa.array([], ERROR)})
 
 
 class RowsDatasource(Datasource):  # type: ignore[misc]  # Ray is untyped
     """Ray Data's view of the input: one read task per group of pieces."""
 
-    def __init__(self, data: Input, left: Sequence[Piece], finished: Keys, tasks: int) -> None:
+    def __init__(self, data: Input, left: Sequence[Piece], finished: KeySet, tasks: int) -> None:
         """`left` is read by about `tasks` tasks; rows in `finished` are dropped as they are read."""
         super().__init__()
         self._data, self._groups = data, _share(left, tasks)
-        self._finished = ray.put(finished) if len(finished) else None
+        self._finished = ray.put(finished) if len(finished.starts) else None
 
     def __len__(self) -> int:
         """The number of read tasks."""
@@ -155,15 +144,18 @@ def _read(
     fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Columns, finished: ray.ObjectRef | None
 ) -> Iterator[pa.Table]:
     """What a read task does."""
-    yield from tables(fs, group, columns, ray.get(finished) if finished is not None else np.empty(0, np.uint64))
+    yield from tables(fs, group, columns, ray.get(finished) if finished is not None else KeySet())
 
 
-def tables(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Columns, finished: Keys) -> Iterator[pa.Table]:
-    """The rows of some pieces, without those that are `finished`: key, id, source, arguments and kept columns."""
-    for spans in _together(_spans(fs, group, columns.needed)):
+def tables(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Columns, finished: KeySet) -> Iterator[pa.Table]:
+    """The rows of some pieces, without those that are `finished`: key, id, source, position, arguments, kept columns, errors.
+
+    Rows that cannot be read have an error instead of arguments.
+    """
+    for spans in _together(_spans(fs, group, columns)):
         table = _table(spans, columns)
-        if len(finished):
-            table = table.filter(pa.array(~is_finished(table[KEY].to_numpy(), finished)))
+        if len(finished.starts):
+            table = table.filter(pa.array(~finished.holds(table[KEY].to_numpy())))
         if table.num_rows:
             yield table
 
@@ -173,30 +165,50 @@ class _Span:
     """Rows that were read at once.
 
     Attributes:
-        batch: the needed columns.
+        batch: the needed columns; nulls where the rows could not be read.
         source: the file.
         first: position of the first row in the file.
         seconds: that reading them took.
+        error: why they could not be read.
     """
 
     batch: pa.RecordBatch
     source: Source
     first: int
     seconds: float
+    error: RowError | None = None
 
     @property
     def rows(self) -> int:
         return int(self.batch.num_rows)
 
 
-def _spans(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: list[str]) -> Iterator[_Span]:
+def _spans(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Columns) -> Iterator[_Span]:
     for piece in group:
-        position = piece.first
+        source, position = piece.source, piece.first
         started = time.perf_counter()
-        for batch in FORMATS[piece.source.format].batches(fs, piece.source, piece.row_groups, columns):
-            yield _Span(batch, piece.source, position, time.perf_counter() - started)
-            position += batch.num_rows
-            started = time.perf_counter()
+        try:
+            if source.damaged is not None:
+                raise RowError("read", "ValueError", f"{source.name} is {source.damaged}")
+            for batch in FORMATS[source.format].batches(fs, source, piece.row_groups, columns.needed):
+                yield _Span(batch, source, position, time.perf_counter() - started)
+                position += batch.num_rows
+                started = time.perf_counter()
+        except Exception as error:  # readers raise whatever they like about a damaged file
+            if is_transient(error):
+                raise
+            missing = _unreadable(piece.first + piece.rows - position, columns)
+            yield _Span(missing, source, position, time.perf_counter() - started, _about_file(source, error))
+
+
+def _about_file(source: Source, error: Exception) -> RowError:
+    return error if isinstance(error, RowError) else RowError("read", type(error).__name__, f"{source.name}: {reason(error)}")
+
+
+def _unreadable(rows: int, columns: Columns) -> pa.RecordBatch:
+    """Nulls in place of rows that cannot be read."""
+    types = {column: columns.types[column] for column in columns.needed}
+    return pa.record_batch([pa.nulls(rows, kind) for kind in types.values()], list(types))
 
 
 def _together(spans: Iterable[_Span]) -> Iterator[list[_Span]]:
@@ -224,13 +236,16 @@ def _table(spans: Sequence[_Span], columns: Columns) -> pa.Table:
     batch = batch.cast(pa.schema(list(zip(batch.column_names, types, strict=True))))
     ids = [name for span in spans for name in span.source.ids(span.first, span.rows)]
     sources = [span.source.name for span in spans for _ in range(span.rows)]
-    keys = [row_keys(span.source.name, span.first, span.rows) for span in spans]
+    places = [np.arange(span.first, span.first + span.rows) for span in spans]
+    keys = [np.uint64(span.source.first_key) + place.astype(np.uint64) for span, place in zip(spans, places, strict=True)]
     seconds = np.concatenate([np.full(span.rows, span.seconds / max(1, span.rows)) for span in spans])
     named = {
         KEY: pa.array(np.concatenate(keys)),
         ID: pa.array(ids, pa.string()) if columns.id is None else batch[columns.id],
         SOURCE: pa.array(sources, pa.string()),
+        POSITION: pa.array(np.concatenate(places)),
     }
     named |= {KEEP + column: batch[column] for column in columns.keep}
     named |= {ARGUMENT + argument: batch[column] for argument, column in columns.arguments.items()}
-    return pa.table({**named, READ_S: pa.array(seconds)})
+    errors = [span.error for span in spans for _ in range(span.rows)]
+    return pa.table({**named, READ_S: pa.array(seconds), ERRORS: error_array(errors)})

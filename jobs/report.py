@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from jobs.resume import public
+from jobs.fingerprint import public
 from jobs.storage import REPORT, SUMMARY, output_folder
 from pipelines.config import JobConfig
 from pipelines.errors import InputError
@@ -58,6 +58,11 @@ def figures(summary: Summary) -> Rows:
     if number["rows_ok"]:
         rows.append(("padding", f"{number['padding_efficiency']:.1%} of what the model computed was data"))
         rows.append(("memory", f"{number['peak_memory_bytes'] / (1 << 20):,.0f} MiB in the largest worker"))
+    if number["out_of_memory"]:
+        lowered = f"batches now hold at most {number['batch_elements']:,} padded elements"
+        rows.append(("out of memory", f"{number['out_of_memory']:,} batches did not fit and were halved; {lowered}"))
+    if number["workers_died"]:
+        rows.append(("workers", f"{number['workers_died']:,} died of a row or were stopped, and were replaced"))
     return rows
 
 

@@ -1,54 +1,77 @@
 """What a row looks like on its way through the dataflow: column names, and columns as Python values and back.
 
-Columns: the row's key, id and source; `keep:*` and `arg:*` from the input; between phases `parts` or `outputs`, encoded,
-with `segment` and `segments`; at the end `prediction`; throughout `error` and `meter`.
+Columns: the row's key, id, source and position in it; `keep:*` and `arg:*` from the input; between phases `parts` or
+`outputs`, encoded, with `segment` and `segments`; at the end `prediction`; throughout `error` and `meter`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 
 import pyarrow as pa
 
 from pipelines.codec import to_arrow
 from pipelines.engine import Meter, Outcome
-from pipelines.errors import RowError
+from pipelines.errors import RowError, first_line
 from pipelines.phases import Item, Phases
 
 KEY = "_row"  # uint64: names a row in the checkpoint
-ID, SOURCE = "id", "source"
+ID, SOURCE, POSITION = "id", "source", "position"
+PREDICTION, ERRORS = "prediction", "error"
 READ_S = "read_s"  # seconds that reading the row took
 ARGUMENT, KEEP = "arg:", "keep:"  # prefixes of the columns that carry pipeline arguments and kept input columns
+_AS_PYTHON = operator.methodcaller("as_py")
 
 ERROR = pa.struct([("stage", pa.string()), ("type", pa.string()), ("message", pa.string()), ("attempts", pa.int32())])
 METER = pa.struct([(field.name, pa.float64()) for field in fields(Meter)])
 
 
 def items(table: pa.Table, phases: Phases) -> list[Item | RowError]:
-    """Each row's input as its pipeline takes it; an error where its main argument is null."""
-    inputs = [name for name in phases.task.inputs if ARGUMENT + name in table.column_names]
-    columns = [table[ARGUMENT + name] for name in inputs]
-    seeds = table[KEY].to_pylist()
+    """Each row's input as its pipeline takes it; an error where it could not be read, or its main argument is null."""
+    names = [name for name in phases.task.inputs if ARGUMENT + name in table.column_names]
+    cells, options = {name: table[ARGUMENT + name] for name in names}, _option_columns(table, phases)
+    unread = errors(table)
     items: list[Item | RowError] = []
-    for row, options in enumerate(row_options(table, phases)):
-        cells = {name: _cell(column[row]) for name, column in zip(inputs, columns, strict=True)}
-        given = {name: cell for name, cell in cells.items() if cell is not None}
-        if not given or not (phases.task.optional or phases.task.inputs[0] in given):
-            items.append(RowError("read", "ValueError", f"the row has no {phases.task.inputs[0]}"))
-        else:
-            items.append(Item(given, options, seeds[row]))
+    for row, key in enumerate(table[KEY].to_pylist()):
+        try:
+            if error := unread[row]:
+                raise error
+            given = _given(cells, row, _cell)
+            if not given or not (phases.task.optional or phases.task.inputs[0] in given):
+                raise RowError("read", "ValueError", f"the row has no {phases.task.inputs[0]}")
+            items.append(Item(given, _given(options, row, _AS_PYTHON), key))
+        except RowError as error:
+            items.append(error)
     return items
 
 
 def row_options(table: pa.Table, phases: Phases) -> list[Mapping[str, object]]:
-    """Each row's own call arguments: those columns that are not part of the item and not null."""
-    names = [name for name in table.column_names if name.startswith(ARGUMENT)]
-    names = [name for name in names if name.removeprefix(ARGUMENT) not in phases.task.inputs]
-    if not names:
-        return [{}] * table.num_rows
-    rows = table.select(names).to_pylist()
-    return [{name.removeprefix(ARGUMENT): value for name, value in row.items() if value is not None} for row in rows]
+    """Each row's own call arguments: those columns that are not part of the item and not null; none if they cannot be read."""
+    columns = _option_columns(table, phases)
+    options: list[Mapping[str, object]] = []
+    for row in range(table.num_rows):
+        try:
+            options.append(_given(columns, row, _AS_PYTHON))
+        except RowError:  # which the row already has as its error
+            options.append({})
+    return options
+
+
+def _option_columns(table: pa.Table, phases: Phases) -> dict[str, pa.ChunkedArray]:
+    """Argument -> column, for those columns of arguments that are not part of the item."""
+    names = [name.removeprefix(ARGUMENT) for name in table.column_names if name.startswith(ARGUMENT)]
+    return {name: table[ARGUMENT + name] for name in names if name not in phases.task.inputs}
+
+
+def _given(columns: Mapping[str, pa.ChunkedArray], row: int, read: Callable[[pa.Scalar], object]) -> dict[str, object]:
+    """One row's values that are not null."""
+    try:
+        values = {name: read(column[row]) for name, column in columns.items()}
+    except Exception as error:  # text that is not UTF-8, a time that Python does not know
+        raise RowError("read", type(error).__name__, f"a cell of the row cannot be read: {first_line(error)}") from None
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _cell(value: pa.Scalar) -> object:
@@ -65,8 +88,8 @@ def _cell(value: pa.Scalar) -> object:
 
 
 def carried(table: pa.Table, phases: Phases | None = None) -> pa.Table:
-    """Key, id, source and kept columns; with `phases` also the call arguments that later phases need."""
-    names = [name for name in table.column_names if name in (KEY, ID, SOURCE) or name.startswith(KEEP)]
+    """Key, id, source, position and kept columns; with `phases` also the call arguments that later phases need."""
+    names = [name for name in table.column_names if name in (KEY, ID, SOURCE, POSITION) or name.startswith(KEEP)]
     if phases is not None:
         inputs = [ARGUMENT + name for name in phases.task.inputs]
         names += [name for name in table.column_names if name.startswith(ARGUMENT) and name not in inputs]
@@ -99,14 +122,17 @@ def _check(outcome: Outcome, schema: pa.DataType) -> None:
 
 def errors(table: pa.Table) -> list[RowError | None]:
     """The column `error`."""
-    rows = table["error"].to_pylist()
-    return [RowError(row["stage"], row["type"], row["message"]) if row else None for row in rows]
+    column = table[ERRORS]
+    if column.null_count == table.num_rows:
+        return [None] * table.num_rows
+    return [RowError(row["stage"], row["type"], row["message"], row["attempts"]) if row else None for row in column.to_pylist()]
 
 
 def error_array(errors: Sequence[RowError | None]) -> pa.Array:
     """Errors as the column `error`, of type ERROR."""
     rows = [
-        {"stage": error.stage, "type": error.kind, "message": str(error), "attempts": 1} if error else None for error in errors
+        {"stage": error.stage, "type": error.kind, "message": str(error), "attempts": error.attempts} if error else None
+        for error in errors
     ]
     return pa.array(rows, ERROR)
 

@@ -10,31 +10,40 @@ import threading
 import time
 
 import ray
+from ray.actor import ActorHandle
 from ray.data import DataContext
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.checks import Job, check
+from jobs.commits import checkpoint_config, finished_keys
 from jobs.connect import connected
 from jobs.flow import build, read
-from jobs.progress import Count, ProgressLine, Tally
+from jobs.keys import KeySet
+from jobs.ledger import Count, Ledger
+from jobs.progress import ProgressLine
 from jobs.read import pieces
 from jobs.report import render
 from jobs.resources import Plan, free_nodes, make_plan
-from jobs.resume import checkpoint_config, finished_keys
-from jobs.storage import REPORT, SUMMARY
+from jobs.retry import attempts
+from jobs.storage import REPORT, SUMMARY, reason
 from jobs.summary import summarize
 from jobs.write import Sink, Written
 from pipelines.config import JobConfig
-from pipelines.errors import JobError
+from pipelines.errors import DrayError, JobError
+
+STOP_S = 30.0  # for which workers that were told to stop are waited for
 
 
-def run(config: JobConfig, fresh: bool = False, address: str | None = None) -> dict[str, object]:
+def run(config: JobConfig, fresh: bool = False, address: str | None = None, again: bool = False) -> dict[str, object]:
     """Runs a job to its end.
 
     Args:
         config: the job.
         fresh: forget what earlier runs have finished, and their results.
         address: of a Ray cluster.
+        again: do the rows that have failed in earlier runs, and no others.
 
     Returns:
         The content of summary.json.
@@ -44,7 +53,7 @@ def run(config: JobConfig, fresh: bool = False, address: str | None = None) -> d
         JobError: more rows failed than the config allows, or rows are missing at the end.
     """
     started = time.time()
-    job = check(config, fresh)
+    job = check(config, fresh, again=again)
     assert job.lease is not None
     try:
         return _run(job, address, started)
@@ -53,28 +62,43 @@ def run(config: JobConfig, fresh: bool = False, address: str | None = None) -> d
 
 
 def _run(job: Job, address: str | None, started: float) -> dict[str, object]:
-    config, written = job.config, Written()
-    plan = None
-    if job.rows_left:
-        with connected(address):
-            plan = make_plan(free_nodes(config.engine), config.engine, job.work)
-            written = _execute(job, plan)
-            again = _missing(job, written)
-            if again:
-                written.add(_execute(again, make_plan(free_nodes(config.engine), config.engine, again.work)))
+    written, plan = Written(), None
+    try:
+        if job.rows_left:
+            with connected(address):
+                plan = make_plan(free_nodes(job.config.engine), job.config.engine, job.work)
+                _execute(job, plan, written)
+                again = _missing(job, written)
+                if again:
+                    _execute(again, make_plan(free_nodes(job.config.engine), job.config.engine, again.work), written)
+        _balance(job, written)
+    except JobError:
+        _conclude(job, plan, written, started)
+        raise
+    return _conclude(job, plan, written, started)
+
+
+def _conclude(job: Job, plan: Plan | None, written: Written, started: float) -> dict[str, object]:
+    """Writes the summary and the report; storage that fails now must not hide why the job has stopped."""
     summary = summarize(job, plan, written, started)
-    job.output.write(SUMMARY, json.dumps(summary, indent=2))
-    job.output.write(REPORT, render(summary, config))
-    _balance(job, written)
+    try:
+        job.output.write(SUMMARY, json.dumps(summary, indent=2))
+        job.output.write(REPORT, render(summary, job.config))
+    except Exception as error:  # clients of object stores raise their own
+        print(f"dray: cannot write {job.output.url}/{SUMMARY}: {reason(error)}", file=sys.stderr)
     return summary
 
 
-def _execute(job: Job, plan: Plan) -> Written:
-    """Runs the dataflow once, showing progress. Returns what was written."""
-    DataContext.get_current().checkpoint_config = checkpoint_config(job.output)
-    tally = Tally.remote()  # type: ignore[attr-defined]  # Ray's decorator adds it
-    sink = Sink(job.output, job.config.output, tally)
-    rows = build(read(job.data, job.left, job.finished, plan), job.config, job.schema, plan)
+def _execute(job: Job, plan: Plan, written: Written) -> None:
+    """Runs the dataflow once, showing progress; what was written is added to `written`, also where it raises."""
+    ledger = Ledger.options(scheduling_strategy=_here()).remote()  # type: ignore[attr-defined]  # Ray's decorator adds it
+    stop: list[JobError] = []
+    context = DataContext.get_current()
+    context.checkpoint_config = checkpoint_config(job.output)
+    context.custom_execution_callback_classes = [_stopping(stop)]
+    assert job.lease is not None
+    sink = Sink(job.output, job.config.output, ledger, job.lease.run, ray.put(attempts(job.output)))
+    rows = build(read(job.data, job.left, job.finished, plan), job.config, job.schema, plan, ledger)
     failure: list[BaseException] = []
 
     def write() -> None:
@@ -85,31 +109,68 @@ def _execute(job: Job, plan: Plan) -> Written:
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
+    count = Count()
+    try:
+        count = _follow(job, thread, ledger, stop)
+    finally:
+        stop.append(JobError("the job was stopped"))
+        thread.join(STOP_S)
+        written.deaths += count.deaths
+        written.add(sink.written if not failure else Written(count.ok, count.failed))
+    if failure:
+        raise stop[0] if len(stop) > 1 else _stopped(failure[0]) from failure[0]
+
+
+def _follow(job: Job, thread: threading.Thread, ledger: ActorHandle, stop: list[JobError]) -> Count:
+    """Shows progress until the thread ends; puts into `stop` why it should. Returns the last count."""
     progress, count = ProgressLine(job.rows_left), Count()
     limit = job.config.errors.max_failed_fraction * job.data.rows
-    while thread.is_alive():
-        thread.join(0.25)
-        with contextlib.suppress(RayError):  # a tally that is being restarted is no reason to stop
-            count = ray.get(tally.count.remote(), timeout=10)
-        progress.show(count)
-        if job.lease is not None:
-            job.lease.check()
-        if count.failed + job.failed_earlier > limit:
-            progress.close()
-            raise JobError(_too_many(count.failed + job.failed_earlier, job.data.rows, job))
-    progress.close()
-    if failure:
-        raise JobError(f"the job stopped: {_cause(failure[0])}; the same command continues it") from failure[0]
-    return sink.written
+    assert job.lease is not None
+    try:
+        while thread.is_alive():
+            thread.join(0.25)
+            with contextlib.suppress(RayError):  # a ledger that is being restarted is no reason to stop
+                count = ray.get(ledger.count.remote(), timeout=10)
+            progress.show(count)
+            if job.lease.is_lost:
+                stop.append(JobError(f"another run has taken {job.output.url}, for this one was silent for too long"))
+            elif count.failed + job.failed_earlier > limit:
+                stop.append(JobError(_too_many(count.failed + job.failed_earlier, job)))
+            if stop:
+                thread.join(STOP_S)
+                break
+    finally:
+        progress.close()
+    return count
+
+
+def _stopping(stop: list[JobError]) -> type[ExecutionCallback]:
+    """Makes Ray Data end an execution as soon as there is something in `stop`."""
+
+    class Stopping(ExecutionCallback):  # type: ignore[misc]  # Ray is untyped
+        def on_execution_step(self, executor: object) -> None:
+            if stop:
+                raise stop[0]
+
+    return Stopping
+
+
+def _here() -> NodeAffinitySchedulingStrategy:
+    """On the driver's node, with which the job would end anyway."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+
+
+def _stopped(error: BaseException) -> JobError:
+    return JobError(f"the job stopped: {_cause(error)}; the same command continues it")
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost cause of an error of Ray's, in one line."""
+    """What an error of Ray's comes from, in one line: what dray itself says, or else the innermost cause."""
     inner = getattr(error, "cause", None) or error.__cause__
-    if inner is not None and inner is not error:
-        return _cause(inner)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
+    if isinstance(error, DrayError) or inner is None or inner is error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+        return lines[0] if isinstance(error, DrayError) else f"{type(error).__name__}: {lines[-1]}"
+    return _cause(inner)
 
 
 def _missing(job: Job, written: Written) -> Job | None:
@@ -117,7 +178,7 @@ def _missing(job: Job, written: Written) -> Job | None:
     count = job.rows_left - written.ok - written.failed
     if count <= 0:
         return None
-    finished = finished_keys(job.output)
+    finished = KeySet.union([job.finished, finished_keys(job.output)])
     left = pieces(job.data, finished)
     return dataclasses.replace(job, finished=finished, left=left, work=dataclasses.replace(job.work, rows=count))
 
@@ -127,17 +188,19 @@ def _balance(job: Job, written: Written) -> None:
     done = written.ok + written.failed
     if done != job.rows_left:
         raise JobError(
-            f"{job.rows_left - done} of {job.rows_left} rows are missing from {job.output.url}; run the same command again"
+            f"{job.rows_left} rows were to be done and {done} were written to {job.output.url}; run the same command again, "
+            "and dray verify to see what is there"
         )
     failed = written.failed + job.failed_earlier
     if failed > job.config.errors.max_failed_fraction * job.data.rows:
-        raise JobError(_too_many(failed, job.data.rows, job))
+        raise JobError(_too_many(failed, job))
 
 
-def _too_many(failed: int, rows: int, job: Job) -> str:
+def _too_many(failed: int, job: Job) -> str:
     return (
-        f"{failed} of {rows} rows failed, more than errors.max_failed_fraction = "
-        f"{job.config.errors.max_failed_fraction:g} allows; their errors are in {job.output.url}/data/status=failed"
+        f"{failed} of {job.data.rows} rows failed, more than errors.max_failed_fraction = "
+        f"{job.config.errors.max_failed_fraction:g} allows; their errors are in {job.output.url}/data/status=failed, and "
+        "dray retry does them again"
     )
 
 

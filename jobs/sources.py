@@ -6,14 +6,18 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from jobs.formats.streams import is_empty
 from jobs.formats.table import FORMATS, Source
+from jobs.inventory import is_same
+from jobs.keys import Keys, KeySet
 from jobs.listing import list_files
+from jobs.retries import is_transient
 from jobs.rows import ID, KEY, SOURCE
 from jobs.storage import reason
 from pipelines.config import JobConfig, nearest
@@ -23,7 +27,7 @@ from pipelines.tasks import Task
 if TYPE_CHECKING:
     import fsspec
 
-__all__ = ["Columns", "Input", "Source", "open_input"]
+__all__ = ["Columns", "Input", "Source", "is_damage", "open_input"]
 
 
 @dataclass(frozen=True)
@@ -49,28 +53,57 @@ class Input:
     sources: tuple[Source, ...]
     columns: Columns
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """In all files."""
         return sum(source.rows for source in self.sources)
 
+    @cached_property
+    def key_ranges(self) -> tuple[Keys, Keys]:
+        """The first key of each file, and the one after its last; both of shape (files,)."""
+        ranges = np.array([source.keys for source in self.sources], np.uint64)
+        return ranges[:, 0], ranges[:, 1]
 
-def open_input(config: JobConfig, task: Task) -> Input:
-    """Lists and checks the input.
+    def finished_rows(self, finished: KeySet) -> int:
+        """How many of the rows are finished."""
+        return int(finished.counts(*self.key_ranges).sum())
+
+
+def open_input(config: JobConfig, task: Task, known: Mapping[str, Source] | None = None) -> Input:
+    """Lists and checks the input. A damaged file is one row that will fail.
+
+    Args:
+        config: the job.
+        task: its task.
+        known: files of earlier runs, by name; those that have not changed since are not opened.
 
     Raises:
-        InputError: nothing at the path, an unknown or damaged format, a missing column, or no rows.
+        InputError: nothing at the path, an unknown format, only damaged files, a missing column, or no rows.
     """
     fs, files = list_files(config.input)
-    sources = _inspected(fs, files)
-    if not any(source.rows for source in sources):
-        raise InputError(f"input.path: {', '.join(config.input.paths)} holds no rows")
-    columns = _columns(config, task, sources)
-    for source in sources:
-        if source.rows:
-            _refuse_missing(config, columns, source)
-    types = {column: _common_type(column, [source for source in sources if source.rows]) for column in columns.needed}
-    return Input(fs, sources, replace(columns, types=types))
+    sources = _inspected(fs, files, known or {})
+    readable = [source for source in sources if source.rows and source.damaged is None]
+    if not readable:
+        where = ", ".join(config.input.paths)
+        damaged = next((f"{source.name} is {source.damaged}" for source in sources if source.damaged), f"{where} holds no rows")
+        raise InputError(f"input.path: {damaged}")
+    columns = _columns(config, task, readable)
+    for source in readable:
+        _refuse_missing(config, columns, source)
+    types = {column: _common_type(column, readable) for column in columns.needed}
+    data = Input(fs, sources, replace(columns, types=types))
+    _refuse_shared_keys(data)
+    return data
+
+
+def _refuse_shared_keys(data: Input) -> None:
+    """Raises InputError where the keys of two files overlap, which no two names have ever been seen to do."""
+    starts, stops = data.key_ranges
+    order = np.argsort(starts)
+    overlaps = np.flatnonzero(starts[order][1:] < stops[order][:-1])
+    if len(overlaps):
+        one, other = (data.sources[order[overlaps[0] + place]].name for place in (0, 1))
+        raise InputError(f"input.path: the rows of {one} and {other} would have the same keys; rename one of the files")
 
 
 def _common_type(column: str, sources: Sequence[Source]) -> pa.DataType:
@@ -89,8 +122,11 @@ def _common_type(column: str, sources: Sequence[Source]) -> pa.DataType:
     return common
 
 
-def _inspected(fs: fsspec.AbstractFileSystem, files: Sequence[Source]) -> tuple[Source, ...]:
-    inspect = partial(_inspect, fs)
+def _inspected(fs: fsspec.AbstractFileSystem, files: Sequence[Source], known: Mapping[str, Source]) -> tuple[Source, ...]:
+    def inspect(file: Source) -> Source:
+        earlier = known.get(file.name)
+        return earlier if earlier is not None and is_same(file, earlier) else _inspect(fs, file)
+
     if all(FORMATS[file.format].is_row for file in files):  # nothing is opened, so there is nothing to wait for
         return tuple(map(inspect, files))
     with ThreadPoolExecutor(32) as pool:
@@ -98,18 +134,26 @@ def _inspected(fs: fsspec.AbstractFileSystem, files: Sequence[Source]) -> tuple[
 
 
 def _inspect(fs: fsspec.AbstractFileSystem, file: Source) -> Source:
+    """The file with its rows and columns, or with what is wrong with it."""
     format = FORMATS[file.format]
     try:
-        if not format.is_row and (not file.size or is_empty(fs, file.path)):
+        if not format.is_row and format.may_be_empty and (not file.size or is_empty(fs, file.path)):
             return file
         return format.inspect(fs, file)
     except (OSError, ValueError, pa.ArrowException, tarfile.TarError) as error:
-        raise InputError(f"input.path: {file.name} is not a readable {file.format} file: {reason(error)}") from None
+        if not is_damage(error):
+            raise InputError(f"input.path: cannot read {file.name}: {reason(error)}") from None
+        return replace(file, rows=1, damaged=f"not a readable {file.format} file: {reason(error)}")
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error while a file is read says that its content is bad, and not that it is out of reach."""
+    return not isinstance(error, (FileNotFoundError, PermissionError)) and not is_transient(error)
 
 
 def _columns(config: JobConfig, task: Task, sources: Sequence[Source]) -> Columns:
     """Pairs arguments with columns."""
-    source = next(source for source in sources if source.rows)
+    source = sources[0]
     arguments = {name: name for name in task.inputs if name in source.schema.names} | config.input.columns
     main, *others = task.inputs
     if main not in arguments and not (task.optional and any(name in arguments for name in others)):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import JsonValue
 
+from jobs.retries import RetryingS3, call_with_retries, install
 from pipelines.config import JobConfig
+from pipelines.transient import code_of
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
 STATE = "_dray"  # folder beside the data: config, fingerprint, checkpoint, summary, report
 SUMMARY = f"{STATE}/summary.json"
 REPORT = f"{STATE}/report.html"
+
+T = TypeVar("T")
+
+install()
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class Folder:
     def read(self, name: str) -> bytes | None:
         """A file's content, or None where there is none."""
         try:
-            content: bytes = self.fs.cat_file(posixpath.join(self.path, name))
+            content: bytes = self._again(self.fs.cat_file, posixpath.join(self.path, name))
         except FileNotFoundError:
             return None
         return content
@@ -78,7 +85,7 @@ class Folder:
         data = content.encode() if isinstance(content, str) else content
         path = posixpath.join(self.path, name)
         if not self.is_local:
-            self.fs.pipe_file(path, data)
+            self._again(self.fs.pipe_file, path, data)
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = f"{path}.{os.getpid()}.tmp"
@@ -87,30 +94,45 @@ class Folder:
         os.replace(temporary, path)
 
     def create(self, name: str, content: str) -> bool:
-        """Writes a file that is not there yet; of several who try at once, one succeeds. Returns whether it was this one."""
+        """Writes a file that is not there yet; of several who try at once, one succeeds. Returns whether it was this one.
+
+        An answer may be lost, so what is written has to be this caller's alone: whoever finds it there has written it.
+        """
         path = posixpath.join(self.path, name)
-        if self.is_local:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
             if self.is_local:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
                 with open(path, "x", encoding="utf-8") as file:
                     file.write(content)
             else:
-                self.fs.pipe_file(path, content.encode(), mode="create")
-        except FileExistsError:
-            return False
+                self._again(partial(self.fs.pipe_file, mode="create"), path, content.encode())
+        except OSError as error:
+            if not isinstance(error, FileExistsError) and code_of(error) != "PreconditionFailed":
+                raise
+            return not self.is_local and self.read(name) == content.encode()
         return True
 
     def files(self) -> list[str]:
         """Paths of all files below, as the filesystem names them; none where the folder is missing."""
         self.fs.invalidate_cache()
-        return sorted(self.fs.find(self.path)) if self.fs.exists(self.path) else []
+        try:
+            return sorted(self._again(self.fs.find, self.path))
+        except FileNotFoundError:
+            return []
 
     def remove(self) -> None:
         """Deletes the folder and all in it, if it is there."""
         self.fs.invalidate_cache()
-        if self.fs.exists(self.path):
-            self.fs.rm(self.path, recursive=True)
+        with suppress(FileNotFoundError):
+            self._again(partial(self.fs.rm, recursive=True), self.path)
+
+    def _again(self, call: Callable[..., T], path: str, *content: bytes) -> T:
+        """`call(path, *content)`, more than once where the storage fails."""
+        return call_with_retries(partial(call, path, *content), f"{self._protocol}://{path}")
+
+    @property
+    def _protocol(self) -> str:
+        return self.fs.protocol if isinstance(self.fs.protocol, str) else str(self.fs.protocol[0])
 
 
 def output_folder(config: JobConfig) -> Folder:
@@ -125,7 +147,71 @@ def arrow_filesystem(fs: fsspec.AbstractFileSystem) -> pyarrow.fs.FileSystem:
 
     if isinstance(fs, LocalFileSystem):
         return arrow.LocalFileSystem()
-    return arrow.PyFileSystem(arrow.FSSpecHandler(fs))
+    return arrow.PyFileSystem(arrow.FSSpecHandler(fs if isinstance(fs, RetryingS3) else Retried(fs)))
+
+
+class Retried:
+    """A filesystem for pyarrow's handler: calls that fail with transient errors are made again."""
+
+    def __init__(self, fs: fsspec.AbstractFileSystem) -> None:
+        self._fs = fs
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        if name.startswith("_"):
+            raise AttributeError(name)
+        found = getattr(self._fs, name)
+        return partial(self._call, name) if callable(found) else found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Retried) and bool(self._fs == other._fs)
+
+    def __hash__(self) -> int:
+        return hash(self._fs)
+
+    def _call(self, name: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        what = " ".join([name, *(each for each in arguments if isinstance(each, str))])
+        return call_with_retries(partial(getattr(self._fs, name), *arguments, **options), what)
+
+    def exists(self, path: str) -> bool:
+        """Failing, where fsspec says of what is out of reach that it does not exist."""
+        return self._type(path) is not None
+
+    def isfile(self, path: str) -> bool:
+        """As `exists`."""
+        return self._type(path) == "file"
+
+    def isdir(self, path: str) -> bool:
+        """As `exists`."""
+        return self._type(path) == "directory"
+
+    def _type(self, path: str) -> str | None:
+        try:
+            return str(self._call("info", path)["type"])
+        except FileNotFoundError:
+            return None
+
+    def open(self, path: str, mode: str = "rb") -> IO[bytes]:
+        """A file; reading from it is retried, too."""
+        file = self._call("open", path, mode=mode)
+        return cast("IO[bytes]", _Reading(file, path)) if mode == "rb" else file
+
+
+class _Reading:
+    def __init__(self, file: IO[bytes], path: str) -> None:
+        self._file, self._path = file, path
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        place = self._file.tell()
+
+        def read() -> bytes:
+            if self._file.tell() != place:
+                self._file.seek(place)
+            return self._file.read(size)
+
+        return call_with_retries(read, f"read {self._path}")
 
 
 def reason(error: BaseException) -> str:

@@ -30,7 +30,7 @@ def summarize(job: Job, plan: Plan | None, written: Written, started: float) -> 
         "rows_in": job.data.rows,
         "rows_ok": written.ok,
         "rows_failed": written.failed,
-        "rows_skipped": job.data.rows - job.rows_left,
+        "rows_skipped": job.earlier,
         "seconds": round(seconds, 3),
         "startup_seconds": round(meter.first_forward - started, 3) if math.isfinite(meter.first_forward) else None,
         "rows_per_second": round(rows / seconds, 3),
@@ -38,6 +38,9 @@ def summarize(job: Job, plan: Plan | None, written: Written, started: float) -> 
         "padding_efficiency": round(meter.elements / meter.padded_elements, 4) if meter.padded_elements else 1.0,
         "seconds_by_phase": {name: round(value, 3) for name, value in phases.items()},
         "peak_memory_bytes": int(meter.peak_bytes),
+        "out_of_memory": int(meter.out_of_memory),
+        "batch_elements": int(meter.batch_elements) if math.isfinite(meter.batch_elements) else None,
+        "workers_died": written.deaths,
         "plan": dataclasses.asdict(plan) if plan else None,
         "versions": _versions(),
     }

@@ -30,6 +30,7 @@ class Part:
         group: parts of different groups never share a batch; those of ALONE share with none.
         seconds: of audio that no earlier part of the item covers; 0 for other media.
         seed: of the random numbers that its generation draws.
+        key: of its row.
     """
 
     inputs: Inputs
@@ -38,6 +39,7 @@ class Part:
     group: Hashable = None
     seconds: float = 0.0
     seed: int = 0
+    key: int = 0
 
 
 @dataclass
@@ -166,19 +168,21 @@ def bisect(
 
     Takes at most 2 k log2(n) + 1 runs for k culprits among n. `out_of_memory` hears of batches that did not fit.
     """
+    did_not_fit = False
     try:
         run(batch)
         return
     except Exception as error:  # a model raises whatever it likes
-        if is_out_of_memory(error):
-            out_of_memory(batch)
+        did_not_fit = is_out_of_memory(error)
         if len(batch) == 1:
             failed(batch[0], error)
-            return
-    # Outside of `except`: the error's traceback would keep the tensors of the failed run alive through its halves.
-    middle = len(batch) // 2
-    bisect(batch[:middle], run, failed, out_of_memory)
-    bisect(batch[middle:], run, failed, out_of_memory)
+    # Outside of `except`: the error's traceback would keep the tensors of the failed run alive.
+    if did_not_fit:
+        out_of_memory(batch)
+    if len(batch) > 1:
+        middle = len(batch) // 2
+        bisect(batch[:middle], run, failed, out_of_memory)
+        bisect(batch[middle:], run, failed, out_of_memory)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -186,3 +190,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     import torch
 
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Whether the error leaves the accelerator unusable for this process, as an assertion in a CUDA kernel does."""
+    import torch
+
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+
+
+def free_cached_memory() -> None:
+    """Gives back to the accelerator what torch keeps for later, which may be in pieces too small for anything."""
+    import torch
+
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()

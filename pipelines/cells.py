@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 import os
@@ -14,10 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from pipelines import fetch
-from pipelines.errors import first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +22,9 @@ if TYPE_CHECKING:
     from pipelines.chunking import Samples
 
 MEDIA_KEYS = {"image": ("image", "url", "path", "base64"), "audio": ("audio", "url", "path", "base64")}  # of a chat's part
+
+MAX_TABLE_CELLS = 10_000  # the tokenizer of tables takes seconds and much memory for more
+MAX_TABLE_CHARACTERS = 1_000_000
 
 COUNTS = {"max_new_tokens", "min_new_tokens", "max_length", "min_length", "top_k", "num_beams", "num_return_sequences"}
 
@@ -37,7 +36,7 @@ class Source:
     Attributes:
         rate: samples per second that the model wants.
         storage_options: for object stores, as fsspec takes them.
-        max_bytes: of a download.
+        max_bytes: of a download, an image file, pixels, and a recording that must be in memory as a whole.
     """
 
     rate: int = 16_000
@@ -56,41 +55,17 @@ def recording(cell: object, source: Source) -> object:
 
 
 def samples(cell: object, source: Source) -> Samples:
-    """A whole recording: mono float32 (samples,) at the model's rate."""
+    """A whole recording: mono float32 (samples,) at the model's rate. Raises ValueError beyond the source's `max_bytes`."""
     from pipelines import media
 
-    return np.concatenate([np.empty(0, np.float32), *media.audio(cell, source)])
+    return media.whole(cell, source)
 
 
 def image(cell: object, source: Source) -> Image.Image:
-    """A picture from encoded bytes, a path or URL, base64, or an array (height, width[, channels]) of bytes.
+    """A picture. Raises ValueError where the cell holds none, or one beyond the source's `max_bytes`."""
+    from pipelines import media
 
-    Raises:
-        ValueError: the cell holds no image that Pillow can read.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    if isinstance(cell, Image.Image):
-        return cell
-    if isinstance(cell, (list, np.ndarray)):
-        return Image.fromarray(_pixels(cell))
-    with opened(cell, source) as file:
-        content = io.BytesIO(file.read())  # Pillow asks of files what Arrow's buffers cannot do
-    try:
-        picture = Image.open(content)
-        picture.load()
-    except UnidentifiedImageError:
-        raise ValueError("not an image that Pillow can read") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the image is damaged or too large: {first_line(error)}") from None
-    return picture
-
-
-def _pixels(cell: object) -> np.ndarray:
-    values = np.asarray(cell)
-    if values.dtype.kind not in "iu" or (values.size and not 0 <= values.min() <= values.max() <= 255):
-        raise ValueError("an image given as an array must hold whole numbers from 0 to 255")
-    return values.astype(np.uint8)
+    return media.image(cell, source)
 
 
 def images(cell: object, source: Source) -> object:
@@ -147,7 +122,21 @@ def table(cell: object, source: Source) -> pd.DataFrame:
     value = parsed(cell, source)
     if not isinstance(value, (Mapping, list)):
         raise ValueError(f"expected a table as columns, records or JSON, got {type(cell).__name__}")
-    return pd.DataFrame(value, dtype=object).map(lambda entry: "" if entry is None else str(entry))
+    _refuse_sparse(value)
+    made: pd.DataFrame = pd.DataFrame(value, dtype=object).map(lambda entry: "" if entry is None else str(entry))
+    characters = sum(len(entry) for column in made.columns for entry in [str(column), *made[column]])
+    if characters > MAX_TABLE_CHARACTERS:
+        raise ValueError(f"the table has {characters} characters, more than {MAX_TABLE_CHARACTERS}")
+    return made
+
+
+def _refuse_sparse(table: Mapping[str, object] | list[object]) -> None:
+    """Raises ValueError for too many cells, which a few records or columns that have no keys in common already make."""
+    lines = list(table.values()) if isinstance(table, Mapping) else table
+    keys = set().union(*(line for line in lines if isinstance(line, Mapping)))
+    longest = max((len(line) for line in lines if isinstance(line, list)), default=0)
+    if len(lines) * max(len(keys), longest) > MAX_TABLE_CELLS:
+        raise ValueError(f"the table has {len(lines)} x {max(len(keys), longest)} cells, more than {MAX_TABLE_CELLS} in all")
 
 
 def word_boxes(cell: object, source: Source) -> list[tuple[str, list[int]]]:
@@ -235,6 +224,8 @@ def opened(cell: object, source: Source) -> IO[bytes]:
 
 
 def _named(cell: str, source: Source) -> IO[bytes]:
+    if not cell:
+        raise ValueError("the cell is empty")
     if fetch.is_url(cell):
         return fetch.fetch(cell, source.storage_options, source.max_bytes)
     path = os.path.expanduser(cell.removeprefix("file://"))
@@ -244,7 +235,7 @@ def _named(cell: str, source: Source) -> IO[bytes]:
     try:
         if len(encoded) >= 16:
             return io.BytesIO(base64.b64decode(encoded, validate=True))
-    except binascii.Error:
+    except ValueError:  # binascii.Error, or a letter that is not ASCII
         pass
     shown = cell if len(cell) <= 100 else cell[:97] + "..."
     raise FileNotFoundError(f"no such file, and neither a URL nor base64: {shown}")

@@ -44,7 +44,16 @@ class InputConfig(Section):
     )
     id: str | None = Field(None, description="column that names a row; default: source file and row position")
     storage_options: dict[str, JsonValue] = Field(default_factory=dict, description="as fsspec takes them")
-    max_media_bytes: PositiveInt = Field(2 << 30, description="a row whose recording or image behind a URL is larger fails")
+    changed: Literal["refuse", "redo"] = Field(
+        "refuse",
+        description="what becomes of a file that was changed after rows of it were finished: the job is refused, or "
+        "they are done again",
+    )
+    max_media_bytes: PositiveInt = Field(
+        2 << 30,
+        description="a row fails whose download or image file is larger, or whose picture, or recording that is needed as a "
+        "whole, is larger when decoded",
+    )
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -93,7 +102,8 @@ class ErrorsConfig(Section):
     timeout_s: float = Field(
         600,
         gt=0,
-        description="seconds that decoding and preprocessing of one row may take, looked at after each model input",
+        description="seconds that one phase of a row, or the model with one batch, may take; a worker that takes longer is "
+        "stopped and replaced, and the row that is to blame fails",
     )
 
 

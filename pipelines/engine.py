@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
-from pipelines.batching import Limits, Output, Part, bisect, pack
+from pipelines.batching import Limits, Output, Part, bisect, free_cached_memory, is_lasting, pack
 from pipelines.errors import RowError
 from pipelines.fetch import ahead
 from pipelines.phases import Item, Phases
+from pipelines.watch import Watch
 
 WINDOW = 32  # budgets of parts that are preprocessed, then sorted by length and batched together
 WINDOW_ELEMENTS = 1 << 25  # and at most so many elements, 128 MiB of float32
@@ -31,6 +32,8 @@ class Meter:
         waiting_s: seconds the model waited for preprocessing.
         peak_bytes: the most memory a process that worked on it has held; sums as the maximum.
         first_forward: when the model first ran, in seconds since the epoch; sums as the minimum.
+        out_of_memory: batches that did not fit.
+        batch_elements: the most padded elements that are still put in a batch after that; sums as the minimum.
     """
 
     audio_seconds: float = 0.0
@@ -43,10 +46,12 @@ class Meter:
     waiting_s: float = 0.0
     peak_bytes: float = 0.0
     first_forward: float = math.inf
+    out_of_memory: float = 0.0
+    batch_elements: float = math.inf
 
     def add(self, other: Meter) -> None:
         """Adds each figure; keeps the larger peak and the earlier start."""
-        join = {"peak_bytes": max, "first_forward": min}
+        join = {"peak_bytes": max, "first_forward": min, "batch_elements": min}
         for name, value in other.values().items():
             setattr(self, name, join.get(name, operator.add)(getattr(self, name), value))
 
@@ -81,18 +86,19 @@ class _Pending:
     parts: int | None = None  # None while preprocessing goes on
 
 
-def preprocess_item(phases: Phases, item: Item, meter: Meter, timeout_s: float) -> Iterator[Part]:
+def preprocess_item(phases: Phases, item: Item, meter: Meter, watch: Watch) -> Iterator[Part]:
     """The parts of one item; time and audio length go to `meter`.
 
     Raises:
-        RowError: preprocessing failed, or has taken more than `timeout_s` seconds.
+        RowError: preprocessing failed, or has taken longer than the watch allows.
     """
     parts = iter(phases.preprocess(item))
     spent = 0.0
     while True:
         started = time.perf_counter()
         try:
-            part = next(parts, None)
+            with watch.on("preprocess", [item.key]):
+                part = next(parts, None)
         except Exception as error:  # decoders and tokenizers raise whatever they like about a row
             raise RowError.wrap("preprocess", error) from error
         took = time.perf_counter() - started
@@ -100,55 +106,67 @@ def preprocess_item(phases: Phases, item: Item, meter: Meter, timeout_s: float) 
         meter.preprocess_s += took
         if part is None:
             return
-        if spent > timeout_s:
-            raise RowError("preprocess", "TimeoutError", f"preprocessing took longer than errors.timeout_s = {timeout_s:g} s")
+        if spent > watch.timeout_s:
+            limit = f"errors.timeout_s = {watch.timeout_s:g} s"
+            raise RowError("preprocess", "TimeoutError", f"preprocessing took longer than {limit}")
         meter.audio_seconds += part.seconds
         yield part
 
 
-def forward_parts(phases: Phases, parts: Sequence[Part], limits: Limits) -> list[tuple[Output | RowError, Meter]]:
+def forward_parts(phases: Phases, parts: Sequence[Part], limits: Limits, watch: Watch) -> list[tuple[Output | RowError, Meter]]:
     """The output of each part, or the error it raises when it is alone, and what it took. In order."""
-    results: list[tuple[Output | RowError, Meter] | None] = [None] * len(parts)
+    results: list[tuple[Output | RowError, Meter]] = [(RowError("forward", "RuntimeError", "not run"), Meter()) for _ in parts]
 
     def run(batch: Sequence[int]) -> None:
         began, started = time.time(), time.perf_counter()
-        outputs = phases.forward([parts[index] for index in batch])
+        with watch.on("forward", [parts[index].key for index in batch], phases.batches_at_once):
+            try:
+                outputs = phases.forward([parts[index] for index in batch])
+            except Exception as error:
+                if is_lasting(error):
+                    watch.ruined(error)
+                raise
         seconds = time.perf_counter() - started
         longest = max(parts[index].cost for index in batch)
         total = sum(parts[index].cost for index in batch) or 1
         for index, output in zip(batch, outputs, strict=True):
             cost = parts[index].cost
-            results[index] = (
-                output,
-                Meter(elements=cost, padded_elements=longest, forward_s=seconds * cost / total, first_forward=began),
-            )
+            meter = Meter(elements=cost, padded_elements=longest, forward_s=seconds * cost / total, first_forward=began)
+            meter.add(results[index][1])
+            results[index] = output, meter
 
     def failed(index: int, error: Exception) -> None:
-        results[index] = RowError.wrap("forward", error.with_traceback(None)), Meter()
+        results[index] = RowError.wrap("forward", error.with_traceback(None)), results[index][1]
 
     def out_of_memory(batch: Sequence[int]) -> None:
         limits.lower(len(batch), max(parts[index].cost for index in batch))
+        results[batch[0]][1].add(Meter(out_of_memory=1, batch_elements=limits.elements))
+        free_cached_memory()
 
     for batch in pack(parts, limits):
-        bisect(batch, run, failed, out_of_memory)
-    return [result for result in results if result is not None]
+        # Limits may have become lower since the batches were packed.
+        room = limits.room(max(parts[index].cost for index in batch))
+        for start in range(0, len(batch), room):
+            bisect(batch[start : start + room], run, failed, out_of_memory)
+    return results
 
 
-def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: Meter) -> object:
+def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: Meter, watch: Watch) -> object:
     """The prediction. Raises RowError where postprocessing fails."""
     started = time.perf_counter()
     for output in outputs:
         if isinstance(output, dict) and "is_last" in output:
             del output["is_last"]
     try:
-        return phases.postprocess(outputs, item)
+        with watch.on("postprocess", [item.key]):
+            return phases.postprocess(outputs, item)
     except Exception as error:  # whatever the pipeline makes of this row's outputs
         raise RowError.wrap("postprocess", error) from error
     finally:
         meter.postprocess_s += time.perf_counter() - started
 
 
-def predict(phases: Phases, items: Sequence[Item], limits: Limits, timeout_s: float) -> list[Outcome]:
+def predict(phases: Phases, items: Sequence[Item], limits: Limits, watch: Watch) -> list[Outcome]:
     """All three phases for a block of items: the next window is preprocessed in a thread while the model runs one.
 
     Memory is bounded by three windows of parts (one runs, one waits, one is being made), however long an item is.
@@ -157,13 +175,13 @@ def predict(phases: Phases, items: Sequence[Item], limits: Limits, timeout_s: fl
         One outcome per item, in order.
     """
     pending = [_Pending(item) for item in items]
-    windows = _Prefetch(_windows(phases, pending, limits, timeout_s))
+    windows = _Prefetch(_windows(phases, pending, limits, watch))
     for window in windows:
-        results = forward_parts(phases, [part for _, _, part in window], limits)
+        results = forward_parts(phases, [part for _, _, part in window], limits, watch)
         for (index, number, _), (output, meter) in zip(window, results, strict=True):
             _keep(pending[index], number, output, meter)
         for index in dict.fromkeys(index for index, _, _ in window):
-            _finish(phases, pending[index])
+            _finish(phases, pending[index], watch)
     for state in pending:
         state.outcome.meter.add(state.prepared)
     if pending:
@@ -179,7 +197,7 @@ def _keep(state: _Pending, number: int, output: Output | RowError, meter: Meter)
         state.outputs[number] = output
 
 
-def _finish(phases: Phases, state: _Pending) -> None:
+def _finish(phases: Phases, state: _Pending, watch: Watch) -> None:
     """Postprocesses an item whose parts have all come back."""
     outcome = state.outcome
     if outcome.error is not None or state.parts is None or len(state.outputs) < state.parts:
@@ -187,7 +205,7 @@ def _finish(phases: Phases, state: _Pending) -> None:
     outputs = [state.outputs[number] for number in range(state.parts)]
     state.outputs = {}
     try:
-        outcome.prediction = postprocess_item(phases, outputs, state.item, outcome.meter)
+        outcome.prediction = postprocess_item(phases, outputs, state.item, outcome.meter, watch)
     except RowError as error:
         outcome.error = error
 
@@ -195,14 +213,14 @@ def _finish(phases: Phases, state: _Pending) -> None:
 _Window = list[tuple[int, int, Part]]  # (item, number of the part, part)
 
 
-def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, timeout_s: float) -> Iterator[_Window]:
+def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, watch: Watch) -> Iterator[_Window]:
     """Parts of successive items, cut into windows of about WINDOW batches."""
     window: _Window = []
     elements, most = 0, min(WINDOW * limits.elements, WINDOW_ELEMENTS)
     for index, item in enumerate(ahead([state.item for state in pending], phases.fetched)):
         state, number = pending[index], 0
         try:
-            for part in preprocess_item(phases, item, state.prepared, timeout_s):
+            for part in preprocess_item(phases, item, state.prepared, watch):
                 if window and (elements > most or len(window) >= WINDOW * limits.parts):
                     yield window
                     window, elements = [], 0

@@ -7,10 +7,13 @@ DrayError
 │   ├── OutputError       where the results are to go
 │   └── ModelError        the model, or a parameter it does not take
 ├── JobError              the work was begun and could not be finished; exit 1
+│   └── StorageError      a storage or network has failed again and again (pipelines/transient.py)
 └── RowError              one row fails; the job goes on
 """
 
 from __future__ import annotations
+
+MESSAGE_CHARACTERS = 2000  # of what a failed row says: decoders and tokenizers quote whole cells
 
 
 class DrayError(Exception):
@@ -47,23 +50,38 @@ class RowError(DrayError):
     Attributes:
         stage: the phase that failed: "read", "preprocess", "forward" or "postprocess".
         kind: the name of the underlying exception's class.
+        attempts: how often the row was tried.
     """
 
-    def __init__(self, stage: str, kind: str, message: str) -> None:
-        """`message` says what is wrong with the row."""
-        super().__init__(message)
-        self.stage, self.kind = stage, kind
+    def __init__(self, stage: str, kind: str, message: str, attempts: int = 1) -> None:
+        """`message` says what is wrong with the row; it is shortened to MESSAGE_CHARACTERS, and made fit for UTF-8."""
+        super().__init__(_presentable(message) or kind)
+        self.stage, self.kind, self.attempts = stage, kind, attempts
 
     @classmethod
     def wrap(cls, stage: str, error: BaseException) -> RowError:
         """`error`, raised while `stage` worked on a row."""
         if isinstance(error, cls):
             return error
-        return cls(stage, type(error).__name__, str(error) or repr(error))
+        return cls(stage, type(error).__name__, _said(error))
 
-    def __reduce__(self) -> tuple[type[RowError], tuple[str, str, str]]:
-        """Pickles with all three arguments."""
-        return type(self), (self.stage, self.kind, str(self))
+    def __reduce__(self) -> tuple[type[RowError], tuple[str, str, str, int]]:
+        """Pickles with all its arguments."""
+        return type(self), (self.stage, self.kind, str(self), self.attempts)
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error) or repr(error)
+    except Exception:  # messages may be made only when they are asked for, and that fail
+        return ""
+
+
+def _presentable(message: str) -> str:
+    """At most MESSAGE_CHARACTERS characters, the end cut off; lone surrogates as escapes."""
+    cut = f"... ({len(message)} characters)" if len(message) > MESSAGE_CHARACTERS else ""
+    kept = message[: MESSAGE_CHARACTERS - len(cut)].encode("utf-8", "backslashreplace").decode()
+    return kept[: MESSAGE_CHARACTERS - len(cut)].strip() + cut
 
 
 def first_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, TypeVar
 
 from pipelines.errors import RowError, first_line
+from pipelines.transient import StorageError, is_transient, status_of
 
 AHEAD = 16  # downloads at once in a worker
 ATTEMPTS, FIRST_PAUSE = 4, 0.5  # seconds; the pause doubles from attempt to attempt
@@ -47,7 +48,7 @@ def fetch(url: str, storage_options: Mapping[str, object], max_bytes: int) -> IO
             raise
         except Exception as error:  # clients of object stores raise their own
             cause = _with_status(error)
-            if attempt == ATTEMPTS or not _may_pass(cause):
+            if attempt == ATTEMPTS or isinstance(cause, StorageError) or not _may_pass(cause):
                 tries = f" after {attempt} attempts" if attempt > 1 else ""
                 message = f"cannot fetch {url}{tries}: {type(cause).__name__}: {first_line(cause)}"
                 raise RowError("read", type(cause).__name__, message) from None
@@ -79,9 +80,8 @@ def _with_status(error: BaseException) -> BaseException:
 
 def _may_pass(error: BaseException) -> bool:
     """Whether another attempt may succeed: not where the thing is missing, forbidden or of an unknown protocol."""
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
-        return status >= 500 or status in (408, 425, 429)
+    if status_of(error) is not None:
+        return is_transient(error)
     lasting = (FileNotFoundError, PermissionError, IsADirectoryError, ValueError, ImportError, NotImplementedError)
     return not isinstance(error, lasting)
 

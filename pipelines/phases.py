@@ -36,12 +36,12 @@ class Item:
     Attributes:
         cells: argument of the pipeline -> cell.
         options: this row's other call arguments, which override the config's.
-        seed: of the random numbers that its generation draws.
+        key: of the row; the random numbers that its generation draws come from it.
     """
 
     cells: Mapping[str, object]
     options: Mapping[str, object] = field(default_factory=dict)
-    seed: int = 0
+    key: int = 0
 
 
 class Phases:
@@ -76,12 +76,16 @@ class Phases:
         """Whether the weights are on something other than the CPU."""
         return self.pipe.device.type not in ("cpu", "meta")
 
+    @property
+    def batches_at_once(self) -> int:
+        """How many budgets of parts the model is given at once."""
+        return CONTINUOUS if self._is_continuous else 1
+
     def limits(self, batch: int | str) -> Limits:
         """The batch limits of `engine.batch`: a number of parts, or "auto" for the task's budget of elements."""
         if isinstance(batch, int):
             return Limits.fixed(batch)
-        window = CONTINUOUS if self._is_continuous else 1
-        return Limits.budget(window * self.task.elements * (tasks.ACCELERATOR if self.on_accelerator else 1))
+        return Limits.budget(self.batches_at_once * self.task.elements * (tasks.ACCELERATOR if self.on_accelerator else 1))
 
     def schema(self, columns: Mapping[str, pa.DataType]) -> pa.DataType:
         """The Arrow type of a prediction, given the types of the columns of arguments."""
@@ -93,7 +97,7 @@ class Phases:
         urls = {name for name, cell in item.cells.items() if self.task.arguments[name] in MEDIA and cells.url(cell)}
         if not urls:
             return item
-        return Item({**item.cells, **{name: self._fetched(item.cells[name]) for name in urls}}, item.options, item.seed)
+        return Item({**item.cells, **{name: self._fetched(item.cells[name]) for name in urls}}, item.options, item.key)
 
     def _fetched(self, cell: object) -> object:
         try:
@@ -135,7 +139,7 @@ class Phases:
             cost = self._cost(inputs)
             shares = self.task.shares(self.pipe, inputs, routed.during) if cost and not is_alone else Sharing.ALONE
             group = Sharing.ALONE if shares is Sharing.ALONE else (key, shares)
-            yield Part(inputs, cost, changed, group, seconds, self._seed(item))
+            yield Part(inputs, cost, changed, group, seconds, self._seed(item), item.key)
 
     def forward(self, parts: Sequence[Part]) -> list[Output]:
         """Runs the model on one batch of parts of one group. One output per part, in order, on the CPU."""
@@ -237,7 +241,7 @@ class Phases:
         return contextlib.nullcontext()
 
     def _seed(self, item: Item) -> int:
-        return (item.seed + self._engine_seed * SEEDS) % (1 << 63)
+        return (item.key + self._engine_seed * SEEDS) % (1 << 63)
 
 
 def _refuse_misplaced(task: Task, config: JobConfig) -> None:

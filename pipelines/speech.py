@@ -39,24 +39,18 @@ def preprocess(
         (model inputs, seconds of audio not seen in an earlier chunk).
     """
     rate = source.rate
-    blocks = media.audio(cell, source)
     if not chunk_length_s:
-        samples = np.concatenate([np.empty(0, np.float32), *blocks])
-        _refuse_silence(len(samples))
+        samples = media.whole(cell, source)
         seconds = len(samples) / rate
         for inputs in pipe.preprocess(_long_enough(pipe, samples)):
             yield dict(inputs), seconds
         return
     stop = 0
-    for chunk, span in chunks(blocks, Window.of(chunk_length_s, stride_length_s, rate, pipe._align_to)):
+    for chunk, span in chunks(media.audio(cell, source), Window.of(chunk_length_s, stride_length_s, rate, pipe._align_to)):
         inputs = _features(pipe, chunk)
         yield {"is_last": span.is_last, "stride": span.stride, **inputs}, (span.stop - stop) / rate
         stop = span.stop
-    _refuse_silence(stop)
-
-
-def _refuse_silence(samples: int) -> None:
-    if not samples:
+    if not stop:
         raise ValueError("the recording holds no samples")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from jobs.rows import ARGUMENT, ID, KEY, READ_S, SOURCE
+from jobs.rows import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE
 
 
 def table_of(items: list[dict[str, object]]) -> pa.Table:
@@ -17,7 +17,8 @@ def table_of(items: list[dict[str, object]]) -> pa.Table:
     columns = {ARGUMENT + name: pa.array([cell(name, item.get(name)) for item in items]) for name in names}
     rows = len(items)
     fixed = {KEY: pa.array(range(rows), pa.uint64()), ID: pa.array(range(rows)), SOURCE: pa.array(["x"] * rows)}
-    return pa.table({**fixed, READ_S: pa.array([0.0] * rows), **columns})
+    unread = {POSITION: pa.array(range(rows)), READ_S: pa.array([0.0] * rows), ERRORS: pa.nulls(rows, ERROR)}
+    return pa.table({**fixed, **unread, **columns})
 
 
 def cell(name: str, value: object) -> object:

@@ -20,11 +20,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "testing")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "testing")
 
+ROOT = Path(__file__).parent.parent
+
 import builders
+import drilling
 import psutil
 import pytest
-
-ROOT = Path(__file__).parent.parent
 
 
 class Models:
@@ -129,3 +130,41 @@ def dray(cluster: Cluster) -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240, **options)
 
     return run
+
+
+BOOK = pytest.StashKey[list[tuple[str, str, str]]]()
+
+
+@pytest.fixture
+def book(request: pytest.FixtureRequest) -> Callable[[str, str, str], None]:
+    """Notes a fault, what happened and the balance, for the table at the end."""
+    lines = request.config.stash.setdefault(BOOK, [])
+    return lambda fault, happened, balance: lines.append((fault, happened, balance))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    lines = config.stash.get(BOOK, [])
+    if not lines:
+        return
+    terminalreporter.section("faults, what happened, the balance")
+    widths = [max(len(line[column]) for line in lines) for column in (0, 1)]
+    for fault, happened, balance in lines:
+        terminalreporter.line(f"{fault:<{widths[0]}}  {happened:<{widths[1]}}  {balance}")
+
+
+@pytest.fixture(scope="session")
+def trouble(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that makes trouble on certain words."""
+    return drilling.trouble_model(tmp_path_factory.mktemp("trouble"))
+
+
+@pytest.fixture(scope="session")
+def slow_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same, and 50 ms for every batch."""
+    return drilling.trouble_model(tmp_path_factory.mktemp("slow"), seconds=0.05)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of a job, for drilling.text_job."""
+    return tmp_path / "job"

@@ -5,15 +5,20 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from jobs.formats import arrow_files, lines, media_files, tabular, tars
 from jobs.formats.streams import COMPRESSIONS
+from jobs.keys import first_key
 
 if TYPE_CHECKING:
     import fsspec
+
+
+WHOLE_FILE = -1  # the position of the one row that a damaged file is: should it be mended, its rows come after it
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,10 @@ class Source:
         name: how the user would write it; it names the file in keys, ids and the `source` column.
         path: how its filesystem names it.
         format: its name in FORMATS.
-        rows: in the file.
+        rows: in the file; 1 of a damaged one.
         size: bytes of the file.
+        version: of its content, as its storage tells: an etag, or when it was changed; empty where it does not.
+        damaged: why it cannot be read, where that is so. It is then one row, which fails.
         row_groups: rows of each, for Parquet.
         schema: its columns.
     """
@@ -35,17 +42,39 @@ class Source:
     format: str
     rows: int = 0
     size: int = 0
+    version: str = ""
+    damaged: str | None = None
     row_groups: tuple[int, ...] = ()
     schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
 
     @property
     def read_size(self) -> int:
         """Bytes that reading it takes."""
-        return len(self.path) if FORMATS[self.format].is_row else self.size
+        return len(self.path) if self.is_row else self.size
+
+    @property
+    def is_row(self) -> bool:
+        """Whether the file as a whole is one row."""
+        return FORMATS[self.format].is_row or self.damaged is not None
+
+    @property
+    def first(self) -> int:
+        """The position of its first row: 0, or of a damaged file WHOLE_FILE."""
+        return 0 if self.damaged is None else WHOLE_FILE
+
+    @cached_property
+    def first_key(self) -> int:
+        """The key of position 0."""
+        return first_key(self.name)
+
+    @property
+    def keys(self) -> tuple[int, int]:
+        """The key of its first row, and the one after its last row's."""
+        return self.first_key + self.first, self.first_key + self.first + self.rows
 
     def ids(self, first: int, count: int) -> list[str]:
         """Names of the rows [first, first + count) for people."""
-        if FORMATS[self.format].is_row:
+        if self.is_row:
             return [self.name]
         return [f"{self.name}:{position}" for position in range(first, first + count)]
 
@@ -66,6 +95,7 @@ class Format:
             ValueError or tarfile.TarError where the file is damaged.
         batches: (filesystem, source, row groups or None for all, columns) -> its rows in order, these columns of them.
         compressed: whether a compression's suffix may follow its own.
+        may_be_empty: whether a file of no bytes, decompressed, is a whole file without rows.
         is_row: whether a file is one row; such files are not opened before the model side opens them.
         meant: (pipeline argument, columns of a file) -> columns that may be meant where none is called like the argument.
     """
@@ -76,6 +106,7 @@ class Format:
     inspect: Inspect
     batches: Batches
     compressed: bool = False
+    may_be_empty: bool = False
     is_row: bool = False
     meant: Callable[[str, Sequence[str]], list[str]] = lambda argument, columns: []
 
@@ -91,8 +122,11 @@ FORMATS = {
             tabular.inspect_jsonl,
             tabular.jsonl_batches,
             compressed=True,
+            may_be_empty=True,
         ),
-        Format("csv", "tables", frozenset({".csv"}), tabular.inspect_csv, tabular.csv_batches, compressed=True),
+        Format(
+            "csv", "tables", frozenset({".csv"}), tabular.inspect_csv, tabular.csv_batches, compressed=True, may_be_empty=True
+        ),
         Format(
             "text",
             "lines of text",
@@ -100,6 +134,7 @@ FORMATS = {
             lines.inspect,
             lines.batches,
             compressed=True,
+            may_be_empty=True,
             meant=lambda argument, columns: list(columns),
         ),
         Format(

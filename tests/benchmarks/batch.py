@@ -21,6 +21,7 @@ from pipelines.config import JobConfig, parse_config
 from pipelines.engine import forward_parts
 from pipelines.models.loading import load_phases
 from pipelines.phases import Item
+from pipelines.watch import Watch
 
 ROWS = 4000  # texts of lognormal lengths, median 39 words, sigma 1, at most 500
 LAYERS, HIDDEN = 4, 256  # BERT-Mini
@@ -49,7 +50,7 @@ def forward_ratio(config: JobConfig, texts: list[str]) -> tuple[float, float]:
     bare, ours = [], []
     for _ in range(3):
         bare.append(seconds(lambda: bare_loop(phases.pipe.model, batches)))
-        ours.append(seconds(lambda: forward_parts(phases, parts, Limits(limits.parts, limits.elements))))
+        ours.append(seconds(lambda: forward_parts(phases, parts, Limits(limits.parts, limits.elements), Watch(600))))
     return min(bare) / min(ours), efficiency(parts, limits)
 
 

@@ -15,7 +15,7 @@ import yaml
 from conftest import ROOT, free_port
 from test_job import rows_of, text_job, write_texts
 
-from jobs.resume import PENDING
+from jobs.commits import PENDING
 
 
 def write_config(models, folder: Path, **changes: object) -> str:

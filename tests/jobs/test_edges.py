@@ -13,7 +13,7 @@ from transformers import pipeline
 
 from jobs.checks import _try_out
 from jobs.operators import Fused, Worker
-from jobs.rows import ARGUMENT, KEY
+from jobs.rows import ARGUMENT, ERROR, ERRORS, KEY
 from pipelines.config import parse_config
 from pipelines.errors import ModelError
 from pipelines.models.loading import load_phases
@@ -162,7 +162,8 @@ def test_wrong_arguments_are_refused_before_the_job(models, chat_model, task, mo
 def tried_out(config):
     phases = load_phases(config, weights=False)
     cell = "who" if config.task == "text-generation" else {"array": np.zeros(16_000, np.float32), "sampling_rate": 16_000}
-    _try_out(phases, pa.table({KEY: pa.array([0], pa.uint64()), ARGUMENT + phases.task.inputs[0]: pa.array([cell])}))
+    columns = {ARGUMENT + phases.task.inputs[0]: pa.array([cell]), ERRORS: pa.nulls(1, ERROR)}
+    _try_out(phases, pa.table({KEY: pa.array([0], pa.uint64()), **columns}))
 
 
 def test_caches_of_keys_and_values_do_not_travel(left_padded):

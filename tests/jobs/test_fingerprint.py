@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jobs.resume import claim, fingerprint, public, without_secrets
+from jobs.fingerprint import claim, fingerprint, public, refuse_different, without_secrets
 from jobs.sources import Columns
 from jobs.storage import output_folder
 from pipelines.config import parse_config
@@ -35,13 +35,14 @@ def test_tokens_are_neither_written_nor_compared(tmp_path):
     other = config(tmp_path, model="a/b", model_kwargs={"token": "other", "attn_implementation": "eager"})
     without = config(tmp_path, model="a/b", model_kwargs={"attn_implementation": "eager"})
     for job in (with_token, other, without):
+        refuse_different(output, work(job))
         claim(output, work(job), job, fresh=False)
         written = output.read("_dray/fingerprint.json") + output.read("_dray/config.json")
         assert b"secret" not in written
         assert b"eager" in written
     sdpa = config(tmp_path, model="a/b", model_kwargs={"token": "hf_secret", "attn_implementation": "sdpa"})
     with pytest.raises(OutputError, match=r"model_kwargs.attn_implementation was 'eager', not 'sdpa'"):
-        claim(output, work(sdpa), sdpa, fresh=False)
+        refuse_different(output, work(sdpa))
 
 
 def test_what_is_a_secret():

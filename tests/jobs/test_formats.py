@@ -17,14 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.formats.table import FORMATS, format_of
-from jobs.read import READ_ROWS, RowsDatasource, first_rows, pieces, row_keys, tables
+from jobs.keys import KeySet, first_key
+from jobs.read import READ_ROWS, RowsDatasource, first_rows, pieces, tables
 from jobs.rows import ARGUMENT, ID, KEEP, KEY, SOURCE
 from jobs.sources import Input, open_input
 from pipelines.config import InputConfig, parse_config
 from pipelines.errors import InputError
 from pipelines.tasks import find_task
 
-NONE = np.empty(0, np.uint64)
+NONE = KeySet()
 TEXT, SPEECH, IMAGE = "text-classification", "automatic-speech-recognition", "image-classification"
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 
@@ -35,7 +36,7 @@ def opened(path: object, task: str = TEXT, keep: tuple[str, ...] = (), **given: 
     return open_input(parse_config(raw), find_task(task))
 
 
-def rows(data: Input, tasks: int = 1, finished: np.ndarray = NONE) -> list[dict]:
+def rows(data: Input, tasks: int = 1, finished: KeySet = NONE) -> list[dict]:
     """What the read tasks yield, one after the other."""
     groups = np.array_split(np.array(pieces(data, finished), object), tasks)
     read = (table for group in groups for table in tables(data.filesystem, group, data.columns, finished))
@@ -102,8 +103,8 @@ def test_lines_of_text_are_rows(tmp_path):
     assert [row[ARGUMENT + "text"] for row in found] == ["water", "", "zwölf \u2028 Züge", " last"]
     assert [row[ID] for row in found] == [f"{file}:{n}" for n in range(4)]
     assert {row[SOURCE] for row in found} == {str(file)}
-    assert [row[KEY] for row in found] == row_keys(str(file), 0, 4).tolist()
-    assert first_rows(data, 2).num_rows == 2
+    assert [row[KEY] for row in found] == [first_key(str(file)) + place for place in range(4)]
+    assert first_rows(data, pieces(data, NONE), 2).num_rows == 2
 
 
 def test_lines_across_blocks_come_out_whole(tmp_path, monkeypatch):
@@ -200,9 +201,9 @@ def test_each_media_file_is_a_row(tmp_path):
     assert list(found) == [str(tmp_path / name) for name in names]
     assert [row[ARGUMENT + "audio"] for row in found.values()] == list(found)
     assert [row[KEEP + "file_name"] for row in found.values()] == ["b.wav", "d.m4a", "a.FLAC"]
-    assert all(row[SOURCE] == row[ID] and row[KEY] == row_keys(row[ID], 0, 1)[0] for row in found.values())
+    assert all(row[SOURCE] == row[ID] and row[KEY] == first_key(row[ID]) for row in found.values())
     assert opened(tmp_path / "*.wav", SPEECH).rows == opened(tmp_path / "b.wav", SPEECH).rows == 1
-    assert first_rows(data, 2)[ID].to_pylist() == list(found)[:2]
+    assert first_rows(data, pieces(data, NONE), 2)[ID].to_pylist() == list(found)[:2]
 
 
 def test_paths_are_absolute_and_names_as_the_user_writes_them(tmp_path, monkeypatch):
@@ -504,7 +505,7 @@ def test_ids_and_keys_stay_when_files_are_added_and_finished_rows_drop_out(tmp_p
     assert len(after) == 6
     assert {row[ID]: row[KEY] for row in before}.items() <= after.items()
     done = np.sort(np.array([before[0][KEY], *(key for name, key in after.items() if "/z" in name)], np.uint64))
-    left = rows(data, finished=done)
+    left = rows(data, finished=KeySet.of(done))
     assert {row[ID] for row in left} == {name for name, key in after.items() if key not in done}
     assert len(left) == 3
 

@@ -9,8 +9,8 @@ import pytest
 
 from jobs import lease
 from jobs.checks import check
-from jobs.lease import LEASE, Lease
-from jobs.resume import FINGERPRINT
+from jobs.fingerprint import FINGERPRINT
+from jobs.lease import LEASE, Lease, refuse_other
 from jobs.storage import Folder
 from pipelines.config import parse_config
 from pipelines.errors import JobError, OutputError
@@ -33,7 +33,7 @@ def test_the_second_run_is_refused_and_told_of_the_first(output):
     first.take()
     with pytest.raises(OutputError, match=r"is being written by the run that process \d+ on .* started at \d{4}-"):
         second.take()
-    first.check()
+    assert not first.is_lost
     first.release()
     second.take()
     second.release()
@@ -106,8 +106,10 @@ def test_a_run_whose_folder_was_taken_stops(output):
     mine.take()
     output.write(LEASE, json.dumps({**mine._own, "run": "other"}))
     mine._thread.join(5)
-    with pytest.raises(JobError, match="another run has taken"):
-        mine.check()
+    assert mine.is_lost
+    with pytest.raises(JobError, match="has lost"):
+        refuse_other(output, mine.run)
+    refuse_other(output, "other")
     mine.release()
     assert json.loads(output.read(LEASE))["run"] == "other"
 

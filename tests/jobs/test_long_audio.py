@@ -19,6 +19,7 @@ from pipelines.config import JobConfig, parse_config
 from pipelines.engine import predict
 from pipelines.models.loading import load_phases
 from pipelines.phases import Item
+from pipelines.watch import Watch
 
 HOURS = 3
 MIB = 1 << 20
@@ -53,10 +54,11 @@ def job(models, folder: Path, recording: Path) -> JobConfig:
 MEMORY = """
 import sys, pyarrow as pa
 from jobs.operators import Preprocess, Worker, peak_bytes
-from jobs.rows import ARGUMENT, ID, KEY, READ_S, SOURCE
+from jobs.rows import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE
 from pipelines.config import load_config
 operator = Preprocess(Worker(load_config(sys.argv[1]), pa.null(), 1, False))
-row = {KEY: pa.array([1], pa.uint64()), ID: ["a"], SOURCE: ["b"], READ_S: [0.0], ARGUMENT + "audio": [sys.argv[2]]}
+row = {KEY: pa.array([1], pa.uint64()), ID: ["a"], SOURCE: ["b"], POSITION: [0], READ_S: [0.0], ERRORS: pa.nulls(1, ERROR)}
+row[ARGUMENT + "audio"] = [sys.argv[2]]
 started = peak_bytes()
 segments = sum(table.num_rows for table in operator(pa.table(row)))
 print(segments, peak_bytes() - started)
@@ -85,7 +87,7 @@ def test_the_recording_is_spread_and_stitched(cluster: Cluster, ray_session, mod
     before = torch.get_num_threads()
     torch.set_num_threads(summary["plan"]["threads"])
     phases = load_phases(config, weights=True)
-    (alone,) = predict(phases, [Item({"audio": str(recording)})], phases.limits(1), timeout_s=600)
+    (alone,) = predict(phases, [Item({"audio": str(recording)})], phases.limits(1), Watch(600))
     torch.set_num_threads(before)
     assert alone.error is None
     assert len(alone.prediction["text"]) > 1000
@@ -107,6 +109,6 @@ def test_tiled_speech_has_the_words_of_its_tile(bundled, tmp_path):
     raw["parameters"] = {"chunk_length_s": 10, "stride_length_s": 2}
     phases = load_phases(parse_config(raw), weights=True)
     item = Item({"audio": {"array": tiled, "sampling_rate": RATE}})
-    (outcome,) = predict(phases, [item], phases.limits("auto"), timeout_s=600)
+    (outcome,) = predict(phases, [item], phases.limits("auto"), Watch(600))
     words = outcome.prediction["text"].split()
     assert abs(len(words) - 40 * len(row["text"].split())) <= 3

@@ -11,7 +11,7 @@ from comparing import differences
 from transformers import pipeline
 
 from jobs.operators import Forward, Fused, Gather, Postprocess, Preprocess, Worker
-from jobs.rows import ARGUMENT, ID, KEY, READ_S, SOURCE
+from jobs.rows import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE
 from pipelines.config import parse_config
 from pipelines.models.loading import load_phases
 
@@ -53,7 +53,8 @@ def table_of(case: str) -> pa.Table:
     cells = pa.array([{"array": item, "sampling_rate": builders.RATE} for item in recordings(case)])
     rows = len(cells)
     fixed = {KEY: pa.array(range(rows), pa.uint64()), ID: pa.array(range(rows)), SOURCE: pa.array(["x"] * rows)}
-    return pa.table({**fixed, READ_S: pa.array([0.0] * rows), ARGUMENT + "audio": cells})
+    unread = {POSITION: pa.array(range(rows)), READ_S: pa.array([0.0] * rows), ERRORS: pa.nulls(rows, ERROR)}
+    return pa.table({**fixed, **unread, ARGUMENT + "audio": cells})
 
 
 def fused(worker: Worker, table: pa.Table) -> pa.Table:

@@ -11,6 +11,7 @@ from pipelines.codec import decode, encode
 from pipelines.engine import predict
 from pipelines.errors import RowError
 from pipelines.phases import Item as Item
+from pipelines.watch import Watch
 
 
 def item_of(numbers, options=None):
@@ -19,6 +20,8 @@ def item_of(numbers, options=None):
 
 class Doubling:
     """Items are lists of numbers, a part each; the model doubles; 13 makes it fail, 666 makes preprocessing fail."""
+
+    batches_at_once = 1
 
     def __init__(self):
         self.pipe = SimpleNamespace(tokenizer=None)
@@ -48,7 +51,7 @@ class Doubling:
 
 def run(items, limits=None):
     phases = Doubling()
-    outcomes = predict(phases, [item_of(item) for item in items], limits or Limits.budget(40), timeout_s=60)
+    outcomes = predict(phases, [item_of(item) for item in items], limits or Limits.budget(40), Watch(60))
     return phases, outcomes
 
 
@@ -72,7 +75,7 @@ def test_a_bad_part_fails_its_item_alone():
 
 
 def test_postprocessing_may_fail_too():
-    outcomes = predict(Doubling(), [item_of([1], {"fail": True}), item_of([1])], Limits.fixed(4), timeout_s=60)
+    outcomes = predict(Doubling(), [item_of([1], {"fail": True}), item_of([1])], Limits.fixed(4), Watch(60))
     assert outcomes[0].error.stage == "postprocess"
     assert outcomes[1].prediction == [2]
 
@@ -84,7 +87,7 @@ def test_preprocessing_that_takes_too_long_fails_the_row():
                 threading.Event().wait(0.02)
                 yield part
 
-    outcomes = predict(Slow(), [item_of([1] * 50), item_of([2])], Limits.fixed(4), timeout_s=0.2)
+    outcomes = predict(Slow(), [item_of([1] * 50), item_of([2])], Limits.fixed(4), Watch(0.2))
     assert outcomes[0].error.kind == "TimeoutError"
     assert "errors.timeout_s" in str(outcomes[0].error)
     assert outcomes[1].prediction == [4]
@@ -106,7 +109,7 @@ def test_an_endless_item_is_held_in_windows():
             alive.difference_update(part.inputs["n"] for part in parts)
             return super().forward(parts)
 
-    (outcome,) = predict(Counted(), [item_of([10_000])], Limits.fixed(8), timeout_s=60)
+    (outcome,) = predict(Counted(), [item_of([10_000])], Limits.fixed(8), Watch(60))
     assert len(outcome.prediction) == 10_000
     assert most[0] <= 4 * 32 * 8
 
@@ -117,7 +120,7 @@ def test_errors_of_our_own_stop_everything():
             return None
 
     with pytest.raises(TypeError):
-        predict(Broken(), [item_of([1])], Limits.fixed(1), timeout_s=60)
+        predict(Broken(), [item_of([1])], Limits.fixed(1), Watch(60))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool])

@@ -13,6 +13,7 @@ from pipelines.config import parse_config
 from pipelines.engine import predict
 from pipelines.models.loading import load_phases
 from pipelines.phases import Item
+from pipelines.watch import Watch
 
 PROMPTS = [*builders.texts(7, seed=21, median=9.0), "who", "who"]
 
@@ -28,7 +29,7 @@ def phases_of(model, task="text-generation", engine=None, **parameters):
 
 
 def generate(phases, items, batch="auto"):
-    outcomes = predict(phases, items, phases.limits(batch), timeout_s=60)
+    outcomes = predict(phases, items, phases.limits(batch), Watch(60))
     assert [outcome.error for outcome in outcomes if outcome.error] == []
     return [outcome.prediction for outcome in outcomes]
 

@@ -14,6 +14,7 @@ from pipelines.errors import ModelError
 from pipelines.models import loading
 from pipelines.models.loading import load_phases, model_identity, pinned, resolve_task
 from pipelines.phases import Item
+from pipelines.watch import Watch
 
 HUB, OLD, NEW = "somebody/classifier", "a" * 40, "b" * 40
 
@@ -82,7 +83,7 @@ def test_the_default_model_of_a_task(cache, models, monkeypatch):
     job = config(None, task="sentiment-analysis")
     phases = load_phases(job, weights=True)
     assert labels(phases) == {"good", "bad", "ugly"}
-    (outcome,) = predict(phases, [Item({"text": "water"})], phases.limits("auto"), 60)
+    (outcome,) = predict(phases, [Item({"text": "water"})], phases.limits("auto"), Watch(60))
     assert outcome.prediction[0]["label"] in labels(phases)
     identity = model_identity(job, phases)
     for_workers = pinned(job, resolve_task(job), identity)

@@ -16,6 +16,7 @@ from pipelines.errors import ConfigError, ModelError
 from pipelines.models.loading import load_phases, model_identity, pinned, resolve_task
 from pipelines.models.model_kwargs import sort_kwargs
 from pipelines.phases import Item, Phases
+from pipelines.watch import Watch
 
 TEXTS = [Item({"text": text}, seed=seed) for seed, text in enumerate(builders.texts(6, 3, 8.0, 0.6, 30))]
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "return_full_text": False}
@@ -29,7 +30,7 @@ def config(model, **keys):
 
 
 def predictions(phases: Phases) -> list:
-    outcomes = predict(phases, TEXTS, phases.limits(3), 60)
+    outcomes = predict(phases, TEXTS, phases.limits(3), Watch(60))
     assert not [outcome.error for outcome in outcomes if outcome.error]
     return [outcome.prediction for outcome in outcomes]
 

@@ -21,6 +21,7 @@ from pipelines.models import store
 from pipelines.models.loading import load_phases, model_identity, pinned, resolve_task
 from pipelines.models.store import fetch, look, needed
 from pipelines.phases import Item
+from pipelines.watch import Watch
 
 URL = "s3://models/team/classifier"
 
@@ -75,7 +76,7 @@ def count_downloads(monkeypatch) -> list[str]:
 
 def predictions(phases) -> list:
     items = [Item({"text": text}) for text in builders.texts(5)]
-    return [outcome.prediction for outcome in predict(phases, items, phases.limits(4), 60)]
+    return [outcome.prediction for outcome in predict(phases, items, phases.limits(4), Watch(60))]
 
 
 def test_a_model_in_a_bucket_runs_as_the_local_one_does(bucket, options, models, tmp_path):

@@ -14,6 +14,7 @@ from pipelines.errors import ModelError
 from pipelines.models import loading
 from pipelines.models.loading import load_phases, model_identity, resolve_task
 from pipelines.phases import Item
+from pipelines.watch import Watch
 
 CONFIGURATION = """
 from transformers import BertConfig
@@ -87,7 +88,7 @@ def config(model, trust=None, **keys):
 
 
 def predictions(phases) -> list:
-    return [outcome.prediction for outcome in predict(phases, ITEMS, phases.limits(2), 60)]
+    return [outcome.prediction for outcome in predict(phases, ITEMS, phases.limits(2), Watch(60))]
 
 
 @pytest.mark.parametrize("trust", [None, False])

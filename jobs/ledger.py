@@ -1,0 +1,168 @@
+"""What a running job's workers have done and are doing: one actor that counts written rows and remembers dead workers.
+
+A worker that dies in the middle of a block leaves the block begun and not ended. Ray gives the block to another worker, which
+then does row by row and says which row before it begins: the row that is again there when the worker dies is found out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from jobs.rows import KEY
+from pipelines.errors import RowError
+from pipelines.phases import Item
+from pipelines.watch import Watch, Work
+
+DEATHS = 2  # of workers that were working on one row and no other: the row is to blame
+REACH_S = 10.0  # for which a worker tries to reach the ledger
+
+
+@dataclass(frozen=True)
+class Count:
+    """Rows written so far in this run, and workers that have died of a row."""
+
+    ok: int = 0
+    failed: int = 0
+    deaths: int = 0
+
+    @property
+    def done(self) -> int:
+        """Written, well or not."""
+        return self.ok + self.failed
+
+
+@dataclass
+class _Block:
+    """Work that was begun. `alone`: the row that is being done by itself, and the stage."""
+
+    deaths: int = 0
+    alone: tuple[int, str] | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of a block that is about to be done.
+
+    Attributes:
+        deaths: workers that died while they did it.
+        blamed: rows that are not to be done, and their errors, by key.
+    """
+
+    deaths: int = 0
+    blamed: Mapping[int, RowError] = field(default_factory=dict)
+
+    def of(self, item: Item | RowError) -> Item | RowError:
+        """The item, or why it is not to be done."""
+        return self.blamed.get(item.key, item) if isinstance(item, Item) else item
+
+
+@ray.remote(num_cpus=0, max_restarts=-1)
+class Ledger:
+    """Adds up what the write tasks report, and keeps track of blocks. It forgets if its node dies, which does no harm."""
+
+    def __init__(self) -> None:
+        self._written: dict[str, Count] = {}
+        self._ok = self._failed = self._deaths = 0
+        self._blocks: dict[str, _Block] = {}
+        self._alone: Counter[int] = Counter()
+        self._blamed: dict[int, RowError] = {}
+
+    def written(self, task: str, ok: int, failed: int) -> None:
+        """Rows of one write task; one that Ray repeats counts once."""
+        earlier = self._written.get(task, Count())
+        self._written[task] = Count(ok, failed)
+        self._ok += ok - earlier.ok
+        self._failed += failed - earlier.failed
+
+    def count(self) -> Count:
+        """The sums."""
+        return Count(self._ok, self._failed, self._deaths)
+
+    def begin(self, block: str) -> Verdict:
+        """A worker is about to do a block."""
+        if block not in self._blocks:
+            self._blocks[block] = _Block()
+            return Verdict()
+        known = self._blocks[block]
+        known.deaths += 1
+        self._deaths += 1
+        if known.alone is not None:
+            key, stage = known.alone
+            known.alone = None
+            self._alone[key] += 1
+            if self._alone[key] >= DEATHS:
+                self._blamed.setdefault(key, _died(stage, known.deaths))
+        return Verdict(known.deaths, dict(self._blamed))
+
+    def alone(self, block: str, key: int, stage: str) -> None:
+        """A worker is about to do one row of the block by itself."""
+        self._blocks.setdefault(block, _Block()).alone = key, stage
+
+    def blame(self, block: str, key: int, error: RowError) -> None:
+        """A worker is about to end because of this row, and knows why."""
+        deaths = self._blocks.get(block, _Block()).deaths + 1
+        self._blamed[key] = RowError(error.stage, error.kind, str(error), deaths)
+
+    def end(self, block: str) -> None:
+        """The block is done."""
+        self._blocks.pop(block, None)
+
+
+def _died(stage: str, deaths: int) -> RowError:
+    message = "the worker dies whenever it does this row: a crash in native code, or more memory than there is"
+    return RowError(stage, "WorkerDied", message, deaths)
+
+
+class Guard:
+    """A worker's side of the ledger: of one block after the other."""
+
+    def __init__(self, ledger: ActorHandle | None, watch: Watch, operator: str) -> None:
+        """Without a `ledger` nothing is known and nobody is told."""
+        self._ledger, self._watch, self._operator, self._block = ledger, watch, operator, ""
+        if ledger is not None:
+            watch.start(self._last)
+
+    def begin(self, table: pa.Table) -> Verdict:
+        """Work on these rows begins. Where a worker has died of them, each work of the watch is announced from now on."""
+        if self._ledger is None:
+            return Verdict()
+        self._block = _name(self._operator, table)
+        verdict = Verdict()
+        with contextlib.suppress(RayError):  # it is being restarted, and this block goes unnoticed
+            verdict = ray.get(self._ledger.begin.remote(self._block), timeout=REACH_S)
+        self._watch.before = self._announce if verdict.deaths else None
+        return verdict
+
+    def end(self) -> None:
+        """The block is done."""
+        if self._ledger is not None:
+            self._watch.before = None
+            self._ledger.end.remote(self._block)
+
+    def _announce(self, work: Work) -> None:
+        assert self._ledger is not None
+        (key,) = set(work.keys)
+        with contextlib.suppress(RayError):
+            ray.get(self._ledger.alone.remote(self._block, key, work.stage), timeout=REACH_S)
+
+    def _last(self, work: Work, error: RowError) -> None:
+        assert self._ledger is not None
+        if len(set(work.keys)) == 1:
+            ray.get(self._ledger.blame.remote(self._block, work.keys[0], error), timeout=REACH_S)
+
+
+def _name(operator: str, table: pa.Table) -> str:
+    """The same for the same rows in the same operator."""
+    digest = hashlib.blake2b(operator.encode(), digest_size=16)
+    for column in {KEY, "segment"} & set(table.column_names):
+        digest.update(repr(table[column].to_pylist()).encode())
+    return digest.hexdigest()

@@ -1,0 +1,119 @@
+"""Failed rows, done again: they are taken out of the results and the books, and are then unfinished rows like any other.
+
+What is about to be taken out is written down first, so that an interruption at any point is continued by the next command.
+The notes stay: they say how often a row has been tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from jobs.commits import CHECKPOINT, committed_keys, task_of
+from jobs.formats.table import WHOLE_FILE
+from jobs.keys import Keys, KeySet, first_key
+from jobs.rows import ERRORS, KEY, POSITION, SOURCE
+from jobs.storage import STATE, Folder
+from jobs.write import count_rows
+
+FAILED = "data/status=failed"
+RETRIED = f"{STATE}/retried"
+BEGUN = ".begun.parquet"
+NOTES = pa.schema([("task", pa.string()), (KEY, pa.uint64()), ("attempts", pa.int32())])
+
+
+def failed_rows(output: Folder) -> int:
+    """Rows under data/status=failed, of all runs so far."""
+    return sum(count_rows(path, output.arrow()) for path in (output / FAILED).files())
+
+
+def release(output: Folder, only: KeySet | None = None) -> KeySet:
+    """Makes failed rows unfinished.
+
+    Args:
+        output: the output folder.
+        only: of these keys; all, where it is None. Other failed rows of the same write tasks go with them.
+
+    Returns:
+        Their keys.
+    """
+    resume(output)
+    notes = [_notes_of(output, path) for path in (output / FAILED).files()]
+    chosen = [each for each in notes if only is None or only.holds(each[KEY].to_numpy()).any()]
+    if not chosen:
+        return KeySet()
+    table = pa.concat_tables(chosen)
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content)
+    output.write(f"{RETRIED}/{uuid.uuid4().hex}{BEGUN}", content.getvalue().to_pybytes())
+    resume(output)
+    return KeySet.of(table[KEY].to_numpy())
+
+
+def resume(output: Folder) -> None:
+    """Carries out what was written down and not done."""
+    begun = [path for path in (output / RETRIED).files() if path.endswith(BEGUN)]
+    written = committed_keys(output) if begun else {}
+    for path in begun:
+        notes = pq.read_table(path, filesystem=output.arrow())
+        for task, keys in _by_task(notes):
+            _forget(output, task, written.get(task, KeySet()).without(KeySet.of(keys)))
+        output.fs.mv(path, path.removesuffix(BEGUN) + ".parquet")
+
+
+def released_keys(output: Folder) -> KeySet:
+    """The keys of all rows that were ever made unfinished."""
+    return KeySet.of(np.array(list(attempts(output)), np.uint64))
+
+
+def attempts(output: Folder) -> dict[int, int]:
+    """How often rows that failed have been tried by earlier runs, by key."""
+    known: dict[int, int] = {}
+    for path in (output / RETRIED).files():
+        notes = pq.read_table(path, filesystem=output.arrow())
+        for key, count in zip(notes[KEY].to_pylist(), notes["attempts"].to_pylist(), strict=True):
+            known[key] = max(known.get(key, 0), count)
+    return known
+
+
+def _forget(output: Folder, task: str, left: KeySet) -> None:
+    """Leaves a write task with `left` as its rows and no failed ones; may be done twice."""
+    checkpoint = f"{CHECKPOINT}/{task}.parquet"
+    if len(left):
+        content = pa.BufferOutputStream()
+        pq.write_table(pa.table({KEY: left.keys()}), content)
+        output.write(checkpoint, content.getvalue().to_pybytes())
+    else:
+        (output / checkpoint).remove()
+    for path in (output / FAILED).files():
+        if task_of(path) == task:
+            with contextlib.suppress(FileNotFoundError):
+                output.fs.rm_file(path)
+
+
+def _by_task(notes: pa.Table) -> Iterator[tuple[str, Keys]]:
+    keys = defaultdict(list)
+    for task, key in zip(notes["task"].to_pylist(), notes[KEY].to_pylist(), strict=True):
+        keys[task].append(key)
+    yield from ((task, np.array(held, np.uint64)) for task, held in keys.items())
+
+
+def _notes_of(output: Folder, path: str) -> pa.Table:
+    """The failed rows of one file, as NOTES."""
+    rows = _dataset(output, path).to_table(columns=[SOURCE, POSITION, ERRORS]).to_pylist()
+    keys = [first_key(row[SOURCE]) + (WHOLE_FILE if row[POSITION] is None else row[POSITION]) for row in rows]
+    tried = [row[ERRORS]["attempts"] for row in rows]
+    return pa.table({"task": [task_of(path)] * len(rows), KEY: pa.array(keys, pa.uint64()), "attempts": tried}).cast(NOTES)
+
+
+def _dataset(output: Folder, path: str) -> pads.Dataset:
+    kind = "parquet" if posixpath.splitext(path)[1] == ".parquet" else "json"
+    return pads.dataset(path, format=kind, filesystem=output.arrow())
