@@ -22,10 +22,10 @@ os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "testing")
 
 ROOT = Path(__file__).parent.parent
 
-import builders
-import drilling
-import psutil
-import pytest
+import builders  # noqa: E402
+import drilling  # noqa: E402
+import psutil  # noqa: E402
+import pytest  # noqa: E402
 
 
 class Models:

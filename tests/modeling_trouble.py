@@ -1,4 +1,4 @@
-"""A text classifier that takes its time, and does on certain words what real models do on certain rows: copied into its folder."""
+"""A slow text classifier that does on certain words what real models do on certain rows; its folder gets a copy of this."""
 
 import ctypes
 import os

@@ -20,23 +20,35 @@ def places(job, *positions: int) -> list[str]:
     return [list(job.texts)[position] for position in positions]
 
 
-@pytest.mark.parametrize("layout", ["fused", pytest.param("staged", marks=pytest.mark.slow)])
-def test_rows_that_kill_or_stop_their_worker(cluster, trouble, folder, book, layout):
+def test_rows_that_kill_or_stop_their_worker(cluster, trouble, folder, book):
+    texts = with_trouble(builders.texts(120, median=8), crash=[17], hang=[90], fail=[3, 44, 119])
+    found_out(text_job(folder, trouble, cluster.address, texts), book, {17: "WorkerDied", 90: "TimeoutError"}, [3, 44, 119])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["fused", "staged"])
+def test_all_that_rows_can_do(cluster, trouble, folder, book, layout):
     """A segmentation fault, the kernel's out-of-memory killer, a hang with and one without Python's lock."""
     texts = with_trouble(builders.texts(200, median=8), crash=[17], oom=[42], hang=[90], freeze=[150], fail=[3, 44, 199])
-    job = text_job(folder, trouble, cluster.address, texts)
-    job.raw |= {"errors": {"timeout_s": 3, "max_failed_fraction": 0.1}, "engine": {"layout": layout}}
+    job = text_job(folder, trouble, cluster.address, texts, engine={"layout": layout})
+    deadly = {17: "WorkerDied", 42: "WorkerDied", 90: "TimeoutError", 150: "WorkerDied"}
+    found_out(job, book, deadly, [3, 44, 199])
+
+
+def found_out(job, book, deadly: dict[int, str], failing: list[int]) -> None:
+    job.raw |= {"errors": {"timeout_s": 3, "max_failed_fraction": 0.1}}
     done = job.run(timeout=500)
     assert done.returncode == 0, done.stderr
-    bad = dict(zip(places(job, 17, 42, 90, 150), ["WorkerDied", "WorkerDied", "TimeoutError", "WorkerDied"], strict=True))
-    balance = job.assert_complete(bad | dict.fromkeys(places(job, 3, 44, 199), "ValueError"))
+    bad = dict(zip(places(job, *deadly), deadly.values(), strict=True))
+    balance = job.assert_complete(bad | dict.fromkeys(places(job, *failing), "ValueError"))
     (deaths,) = re.findall(r"workers +(\d+) died of a row", done.stdout)
     errors = {row["id"]: row["error"] for row in job.rows("failed")}
-    assert all(errors[name]["stage"] == "forward" for name in bad)
-    assert "errors.timeout_s = 3 s" in errors[places(job, 90)[0]]["message"]
-    assert {errors[name]["attempts"] for name in bad} == {2, 3}
+    for name, kind in bad.items():
+        assert errors[name]["stage"] == "forward"
+        assert errors[name]["attempts"] == (2 if kind == "TimeoutError" else 3)
+        assert ("errors.timeout_s = 3 s" in errors[name]["message"]) == (kind == "TimeoutError")
     assert all(row["position"] == int(row["id"].rsplit(":", 1)[1]) for row in job.rows("failed"))
-    book(f"rows that crash, hang or fail ({layout})", f"{deaths} workers died; each row found", balance)
+    book(f"rows that crash, hang or fail ({job.layout})", f"{deaths} workers died; each row found", balance)
 
 
 def test_rows_that_ruin_the_accelerator(cluster, trouble, folder, book):
@@ -62,20 +74,20 @@ def test_memory_that_is_too_small_for_the_batches(cluster, folder, tmp_path, boo
     book("batches larger than the memory", said, balance)
 
 
-def test_too_many_failed_rows_end_the_job_early(cluster, slow_model, folder, book):
-    texts = builders.texts(3000, median=8)
-    job = text_job(folder, slow_model, cluster.address, with_trouble(texts, fail=list(range(0, 3000, 3))))
-    job.raw |= {"engine": {"batch": 8}, "errors": {"max_failed_fraction": 0.02}}
+def test_too_many_failed_rows_end_the_job_early(cluster, folder, tmp_path, book):
+    model, texts = trouble_model(tmp_path / "model", seconds=0.01), builders.texts(900, median=8)
+    failing = list(range(0, 900, 3))
+    job = text_job(folder, model, cluster.address, with_trouble(texts, fail=failing), errors={"max_failed_fraction": 0.02})
     done = job.run()
     assert done.returncode == 1
     assert re.search(
-        r"dray: \d+ of 3000 rows failed, more than errors.max_failed_fraction = 0.02 allows; .* dray retry", done.stderr
+        r"dray: \d+ of 900 rows failed, more than errors.max_failed_fraction = 0.02 allows; .* dray retry", done.stderr
     )
     assert "Traceback" not in done.stderr
     written = len(job.rows()) + len(job.rows("failed"))
-    assert written < 2000
+    assert written < 800
     job.raw["errors"]["max_failed_fraction"] = 0.5
-    again = job.run("--set", "engine.batch=auto")
+    again = job.run()
     assert again.returncode == 0, again.stderr
-    balance = job.assert_complete(dict.fromkeys(places(job, *range(0, 3000, 3)), "ValueError"))
-    book("too many failed rows", f"stopped after {written} of 3000 rows, continued with another limit", balance)
+    balance = job.assert_complete(dict.fromkeys(places(job, *failing), "ValueError"))
+    book("too many failed rows", f"stopped after {written} of 900 rows, continued with another limit", balance)

@@ -17,7 +17,7 @@ def test_actors_are_killed(cluster, slow_model, folder, book, operator):
     for commits in (1, 4):
         job.wait_for_commits(commits, process)
         kills += kill_one(f"MapBatches({operator})", lambda: process.poll() is None)
-    output, error = process.communicate(timeout=300)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     assert kills == 2
     book(f"SIGKILL to the {operator} actor", "twice; the job went on", job.assert_complete())
@@ -29,7 +29,7 @@ def test_write_tasks_are_killed(cluster, slow_model, folder, book):
     process = job.start()
     job.wait_for_commits(1, process)
     kills = sum(kill_one("Write", lambda: process.poll() is None) for _ in range(5))
-    output, error = process.communicate(timeout=300)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     assert kills >= 1
     book("SIGKILL to write tasks", f"{kills} times; the job went on", job.assert_complete())

@@ -2,11 +2,8 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
-from collections import Counter
 from pathlib import Path
 
 import builders
@@ -14,8 +11,6 @@ import pytest
 import yaml
 from conftest import ROOT, free_port
 from test_job import rows_of, text_job, write_texts
-
-from jobs.commits import PENDING
 
 
 def write_config(models, folder: Path, **changes: object) -> str:
@@ -67,41 +62,6 @@ def test_a_cluster_that_is_not_there(models, tmp_path, capsys):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr == f"dray: --address: no Ray cluster answers at {address}: Connection refused\n"
-
-
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_job_is_continued(cluster, dray, models, tmp_path, blow):
-    write_texts(tmp_path / "in", builders.texts(4000), 8)
-    config = write_config(models, tmp_path)
-    command = [sys.executable, "-m", "jobs.cli", "run", config]
-    environment = {**os.environ, "RAY_ADDRESS": cluster.address}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )  # fmt: skip
-    checkpoint = tmp_path / "out/_dray/checkpoint"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None and not committed(checkpoint):
-        time.sleep(0.02)
-    process.send_signal(blow)
-    _, error = process.communicate(timeout=60)
-    if blow == signal.SIGINT:
-        assert process.returncode == 1
-        assert "dray: interrupted; the same command continues" in error
-        assert "Traceback" not in error
-    time.sleep(1)
-    done = dray("run", config)
-    assert done.returncode == 0, done.stderr
-    ids = Counter(row["id"] for row in rows_of(tmp_path / "out"))
-    assert len(ids) == 4000
-    assert set(ids.values()) == {1}
-    (earlier,) = re.findall(r"([\d,]+) finished earlier", done.stdout)
-    assert 0 < int(earlier.replace(",", "")) < 4000
-
-
-def committed(checkpoint: Path) -> list[Path]:
-    """Checkpoints of files that are written whole; those of an interrupted write are rolled back."""
-    return [path for path in checkpoint.glob("*.parquet") if not path.name.endswith(PENDING)]
 
 
 def test_a_job_waits_for_its_share_of_a_busy_cluster(cluster, ray_session, models, tmp_path):
