@@ -46,6 +46,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(retry)
     retry.add_argument("--address", help="as for run")
     retry.set_defaults(run=_run, fresh=False, again=True)
+    verify = commands.add_parser("verify", help="count input and output anew, and do a sample of the finished rows again")
+    _add_config(verify)
+    verify.add_argument(
+        "--sample", type=int, default=20, metavar="N", help="rows to do again, one by one; 0: none (default: 20)"
+    )
+    verify.add_argument("--seed", type=int, default=0, help="of the choice of these rows (default: 0)")
+    verify.add_argument("--tolerance", type=float, help="of numbers (default: 1e-4, in half precision 0.05)")
+    verify.set_defaults(run=_verify)
     plan = commands.add_parser("plan", help="check a config and show how it would use the cluster, without running it")
     _add_config(plan)
     plan.add_argument("--address", help="Ray cluster")
@@ -80,6 +88,15 @@ def _run(parsed: argparse.Namespace) -> int:
     summary = run(config, parsed.fresh, parsed.address, parsed.again)
     print(table(summary, output_folder(config).url))
     return 0
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    from jobs.verify import verify
+    from pipelines.config import load_config
+
+    verdict = verify(load_config(parsed.config, parsed.set), parsed.sample, parsed.seed, parsed.tolerance)
+    print(verdict.table())
+    return 1 if verdict.problems else 0
 
 
 def _plan(parsed: argparse.Namespace) -> int:

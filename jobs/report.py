@@ -24,7 +24,7 @@ Rows = list[tuple[str, str]]
 def table(summary: Summary, output: str) -> str:
     """The closing table of a run."""
     rows = [*figures(summary), ("output", output), ("report", f"{output}/_dray/report.html")]
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def plan_table(plan: Plan, rows: int, left: int) -> str:
@@ -36,10 +36,11 @@ def plan_table(plan: Plan, rows: int, left: int) -> str:
             gpus = f" and {pool.gpus:g} GPUs" if pool.gpus else ""
             lines.append((f"{name} actors", f"{pool.actors} of {pool.cpus:g} CPUs{gpus}"))
     lines += [("threads", f"{plan.threads} per model actor"), ("block", f"{plan.block_rows:,} rows")]
-    return _aligned(lines)
+    return aligned(lines)
 
 
-def _aligned(rows: Rows) -> str:
+def aligned(rows: Rows) -> str:
+    """Names and values as two columns for the terminal."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
 

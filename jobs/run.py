@@ -26,6 +26,7 @@ from jobs.progress import ProgressLine
 from jobs.read import pieces
 from jobs.report import render
 from jobs.resources import Plan, free_nodes, make_plan
+from jobs.retries import StorageError
 from jobs.retry import attempts
 from jobs.storage import REPORT, SUMMARY, reason
 from jobs.summary import summarize
@@ -72,8 +73,10 @@ def _run(job: Job, address: str | None, started: float) -> dict[str, object]:
                 if again:
                     _execute(again, make_plan(free_nodes(job.config.engine), job.config.engine, again.work), written)
         _balance(job, written)
-    except JobError:
+    except JobError as error:
         _conclude(job, plan, written, started)
+        if isinstance(error, StorageError):
+            raise _stopped(error) from error
         raise
     return _conclude(job, plan, written, started)
 

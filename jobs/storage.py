@@ -74,11 +74,17 @@ class Folder:
 
     def read(self, name: str) -> bytes | None:
         """A file's content, or None where there is none."""
-        try:
-            content: bytes = self._again(self.fs.cat_file, posixpath.join(self.path, name))
-        except FileNotFoundError:
-            return None
-        return content
+        path = posixpath.join(self.path, name)
+        while True:
+            try:
+                content: bytes = self._again(self.fs.cat_file, path)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if code_of(error) != "PreconditionFailed":  # a broken body, and the file was written anew meanwhile
+                    raise
+            else:
+                return content
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes a whole file; on local disk it appears at once or not at all."""

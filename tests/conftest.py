@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 
 import builders  # noqa: E402
 import drilling  # noqa: E402
+import faulty  # noqa: E402
 import psutil  # noqa: E402
 import pytest  # noqa: E402
 
@@ -168,3 +169,10 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def folder(tmp_path: Path) -> Path:
     """Of a job, for drilling.text_job."""
     return tmp_path / "job"
+
+
+@pytest.fixture
+def s3() -> Iterator[faulty.Proxy]:
+    """A real S3 endpoint over HTTP on loopback, behind a proxy that makes faults when it is told to."""
+    with faulty.faulty_s3() as proxy:
+        yield proxy

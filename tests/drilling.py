@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 from conftest import ROOT
+from fsspec.core import url_to_fs
 from modeling_trouble import TroubleConfig, TroubleForSequenceClassification
 
 from jobs.storage import Folder
@@ -32,6 +33,7 @@ from pipelines.phases import Item
 from pipelines.watch import Watch
 
 TROUBLES = ("fail", "ruin", "hang", "freeze", "crash", "oom")
+SHARDS = 8
 CODE = Path(__file__).with_name("modeling_trouble.py")
 
 
@@ -131,21 +133,33 @@ class TextJob:
         return f"{len(counts):,} in = {len(ok):,} ok + {len(bad):,} failed, none lost, none twice"
 
 
-def text_job(folder: Path, model: str, cluster: str, texts: list[str], shards: int = 8, **keys: object) -> TextJob:
-    """Texts in files of `folder`, and a config for them."""
-    (folder / "in").mkdir(parents=True)
-    step = -(-len(texts) // shards)
-    named = {}
-    for shard in range(shards):
-        path, rows = folder / "in" / f"{shard:02}.parquet", texts[shard * step : (shard + 1) * step]
-        pq.write_table(pa.table({"text": rows}), path, row_group_size=50)
-        named |= {f"{path}:{position}": text for position, text in enumerate(rows)}
+def text_job(folder: Path, model: str, cluster: str, texts: list[str], s3: dict | None = None, **keys: object) -> TextJob:
+    """Texts in eight files, and a config for them.
+
+    Args:
+        folder: of the config, and of input and output.
+        model: of text classification.
+        cluster: its address.
+        texts: the rows.
+        s3: storage options; input and output are then in the bucket `drill`.
+        keys: of the config.
+    """
+    folder.mkdir(parents=True)
+    root = f"s3://drill-{folder.parent.name.replace('_', '-')}" if s3 else str(folder)
+    fs, path = url_to_fs(root, **(s3 or {}))
+    fs.mkdirs(f"{path}/in" if s3 is None else path, exist_ok=True)
+    step, named = -(-len(texts) // SHARDS), {}
+    for shard in range(SHARDS):
+        name, rows = f"in/{shard:02}.parquet", texts[shard * step : (shard + 1) * step]
+        with fs.open(f"{path}/{name}", "wb") as file:
+            pq.write_table(pa.table({"text": rows}), file, row_group_size=50)
+        named |= {f"{root}/{name}:{position}": text for position, text in enumerate(rows)}
     raw = {
         "task": "text-classification",
         "model": model,
         "model_kwargs": {"trust_remote_code": True},
-        "input": {"path": str(folder / "in")},
-        "output": {"path": str(folder / "out")},
+        "input": {"path": f"{root}/in", "storage_options": s3 or {}},
+        "output": {"path": f"{root}/out"},
     }
     return TextJob(folder, {**raw, **keys}, named, cluster)
 

@@ -74,6 +74,11 @@ class Proxy(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
+    @property
+    def options(self) -> dict[str, object]:
+        """Storage options, as fsspec takes them."""
+        return {"endpoint_url": self.url, "key": "testing", "secret": "testing", "use_listings_cache": False}
+
     def requests(self, method: str | None = None, key: str | None = None) -> int:
         """Requests so far, also spoilt ones, of a method and of a "bucket/key", or of all."""
         with self._lock:

@@ -12,11 +12,13 @@ from drilling import text_job
 TEXTS = builders.texts(4000, median=8)
 
 
-def interrupted(job, blow: signal.Signals, seconds: float) -> bool:
-    """Starts the job and sends the signal so long after the first new commit. Returns whether it was still running."""
+def interrupted(job, blow: signal.Signals, seconds: float | None = None) -> bool:
+    """Starts the job and sends the signal after so long, or after the first commit. Returns whether it was still running."""
     process = job.start()
-    job.wait_for_commits(job.committed() + 1, process)
-    time.sleep(seconds)
+    if seconds is None:
+        job.wait_for_commits(job.committed() + 1, process)
+    else:
+        time.sleep(seconds)
     running = process.poll() is None
     process.send_signal(blow)
     _, error = process.communicate(timeout=60)
@@ -35,10 +37,12 @@ def finish(job) -> tuple[int, str]:
     return int(earlier.replace(",", "")), job.assert_complete()
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "blow", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=["SIGKILL", "SIGINT"]
+)
 def test_an_interrupted_job_is_continued(cluster, slow_model, folder, book, blow):
     job = text_job(folder, slow_model, cluster.address, TEXTS, engine={"batch": 32})
-    assert interrupted(job, blow, 0)
+    assert interrupted(job, blow)
     earlier, balance = finish(job)
     assert 0 < earlier < len(TEXTS)
     book(f"{blow.name} to the driver", f"continued after {earlier:,} rows", balance)
@@ -48,17 +52,18 @@ def test_an_interrupted_job_is_continued(cluster, slow_model, folder, book, blow
 @pytest.mark.parametrize("where", ["disk", "S3"])
 def test_killed_at_ten_random_moments(cluster, slow_model, folder, book, request, where):
     moments = random.Random(4)
-    job = text_job(folder, slow_model, cluster.address, builders.texts(20_000, median=8), engine={"batch": 32})
-    if where == "S3":
-        job.move_output(request.getfixturevalue("bucket"), "drill/out")
-    kills = sum(interrupted(job, signal.SIGKILL, moments.uniform(0, 1.5)) for _ in range(10))
+    s3 = request.getfixturevalue("s3").options if where == "S3" else None
+    job = text_job(folder, slow_model, cluster.address, builders.texts(40_000, median=8), s3, engine={"batch": 16})
+    kills = sum(interrupted(job, signal.SIGKILL, moments.uniform(3, 22)) for _ in range(10))
     assert kills == 10
     earlier, balance = finish(job)
+    assert earlier < len(job.texts)
     book(f"SIGKILL to the driver at 10 random moments ({where})", f"the last run found {earlier:,} rows finished", balance)
 
 
+@pytest.mark.slow
 def test_two_runs_at_once(cluster, slow_model, folder, book):
-    job = text_job(folder, slow_model, cluster.address, TEXTS, engine={"batch": 32})
+    job = text_job(folder, slow_model, cluster.address, TEXTS, engine={"batch": 8})
     first = job.start()
     job.wait_for_commits(1, first)
     second = job.run()

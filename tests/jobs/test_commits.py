@@ -1,0 +1,155 @@
+"""What interrupted write tasks leave behind, in every order, is taken back; what was committed stays."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import retry
+from jobs.commits import CHECKPOINT, PENDING, VOID, committed_keys, finished_keys, roll_back, undo
+from jobs.keys import KeySet, first_key
+from jobs.retry import attempts, failed_rows, release, released_keys, resume
+from jobs.rows import ERROR, KEY
+from jobs.storage import Folder
+
+BASE = first_key("a.parquet")
+ONE, TWO, THREE = (f"{digit * 32}_000000" for digit in "123")
+
+
+@pytest.fixture
+def output(tmp_path):
+    return Folder(str(tmp_path / "out"), {})
+
+
+def put(output: Folder, name: str, table: pa.Table) -> None:
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content)
+    output.write(name, content.getvalue().to_pybytes())
+
+
+def write(output: Folder, task: str, positions: range, failed: tuple[int, ...] = (), suffix: str = ".parquet") -> None:
+    """What a write task of these rows of a.parquet leaves."""
+    keys = pa.array([BASE + position for position in positions], pa.uint64())
+    put(output, f"{CHECKPOINT}/{task}{suffix}", pa.table({KEY: keys}))
+    good = [position for position in positions if position not in failed]
+    if good:
+        put(output, f"data/status=ok/{task}.parquet", pa.table({"id": [str(position) for position in good]}))
+    if failed:
+        error = {"stage": "forward", "type": "ValueError", "message": "bad", "attempts": 1}
+        rows = {"source": ["a.parquet"] * len(failed), "position": list(failed)}
+        put(output, f"data/status=failed/{task}.parquet", pa.table({**rows, "error": pa.array([error] * len(failed), ERROR)}))
+
+
+def positions(keys: KeySet) -> list[int]:
+    return [int(key) - BASE for key in keys.keys()]
+
+
+def names(output: Folder) -> set[str]:
+    return {path.removeprefix(output.path + "/") for path in output.files()}
+
+
+def test_what_is_pending_goes_and_what_is_committed_stays(output):
+    write(output, ONE, range(5))
+    write(output, TWO, range(5, 9), failed=(6,), suffix=PENDING)
+    assert positions(finished_keys(output)) == list(range(5))
+    assert not [name for name in names(output) if TWO in name and not name.endswith(VOID)]
+    assert f"data/status=ok/{ONE}.parquet" in names(output)
+
+
+def test_a_task_that_was_repeated_after_its_commit_and_interrupted(output):
+    """Both checkpoints are there, and the data may be half of a second attempt's."""
+    write(output, ONE, range(5))
+    write(output, ONE, range(5), suffix=PENDING)
+    assert positions(finished_keys(output)) == []
+    assert not [name for name in names(output) if name.startswith("data/")]
+
+
+def test_a_commit_that_comes_too_late_does_not_count(output):
+    """A worker that outlives its driver renames its checkpoint while, or after, its data are deleted."""
+    write(output, ONE, range(5), suffix=PENDING)
+    roll_back(output)
+    write(output, ONE, range(5))
+    assert positions(finished_keys(output)) == []
+    assert not [name for name in names(output) if name.startswith("data/")]
+
+
+def test_data_without_a_checkpoint_are_deleted_but_not_what_others_put_there(output):
+    write(output, ONE, range(3))
+    put(output, f"data/status=ok/{TWO}.parquet", pa.table({"id": ["9"]}))
+    output.write(f"data/status=ok/.{THREE}.parquet.part", b"half")
+    output.write("data/status=ok/notes.parquet", b"mine")
+    finished_keys(output)
+    left = {name for name in names(output) if name.startswith("data/")}
+    assert left == {f"data/status=ok/{ONE}.parquet", "data/status=ok/notes.parquet"}
+
+
+@pytest.mark.parametrize("dies_at", range(8))
+def test_taking_back_may_be_interrupted_anywhere(output, monkeypatch, dies_at):
+    write(output, ONE, range(4))
+    write(output, ONE, range(4), suffix=PENDING)
+    write(output, TWO, range(4, 8))
+    calls = iter(range(100))
+    monkeypatch.setattr("jobs.commits.THREADS", 1)
+    delete = type(output.fs).rm_file
+
+    def dying(self, path):
+        if next(calls) == dies_at:
+            raise KeyboardInterrupt
+        delete(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(output.fs), "rm_file", dying)
+        try:
+            roll_back(output)
+        except KeyboardInterrupt:
+            pass
+    assert positions(finished_keys(output)) == [4, 5, 6, 7]
+    assert [name for name in sorted(names(output)) if name.startswith("data/")] == [f"data/status=ok/{TWO}.parquet"]
+
+
+def test_undoing_some_rows_takes_back_the_tasks_that_wrote_them(output):
+    write(output, ONE, range(4))
+    write(output, TWO, range(4, 8))
+    left = undo(output, KeySet.between([(BASE + 5, BASE + 6)]))
+    assert positions(left) == [0, 1, 2, 3]
+    assert list(committed_keys(output)) == [ONE]
+
+
+def test_failed_rows_are_released_and_others_stay_finished(output):
+    write(output, ONE, range(5), failed=(1, 3))
+    write(output, TWO, range(5, 8), failed=(5, 6, 7))
+    write(output, THREE, range(8, 10))
+    assert failed_rows(output) == 5
+    assert positions(release(output)) == [1, 3, 5, 6, 7]
+    assert positions(finished_keys(output)) == [0, 2, 4, 8, 9]
+    assert failed_rows(output) == 0
+    assert {key - BASE: count for key, count in attempts(output).items()} == {1: 1, 3: 1, 5: 1, 6: 1, 7: 1}
+    assert release(output).keys().tolist() == []
+    assert positions(released_keys(output)) == [1, 3, 5, 6, 7]
+
+
+@pytest.mark.parametrize("dies_at", range(5))
+def test_releasing_may_be_interrupted_anywhere(output, monkeypatch, dies_at):
+    write(output, ONE, range(5), failed=(1, 3))
+    write(output, TWO, range(5, 8), failed=(5, 6, 7))
+    steps = iter(range(100))
+
+    def dying(step):
+        def wrapped(*arguments, **options):
+            if next(steps) == dies_at:
+                raise KeyboardInterrupt
+            return step(*arguments, **options)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(output.fs), "rm_file", dying(type(output.fs).rm_file))
+        patch.setattr(type(output.fs), "mv", dying(type(output.fs).mv))
+        patch.setattr(retry, "_forget", dying(retry._forget))
+        try:
+            release(output)
+        except KeyboardInterrupt:
+            pass
+    resume(output)
+    assert positions(finished_keys(output)) == [0, 2, 4]
+    assert failed_rows(output) == 0
+    assert positions(released_keys(output)) == [1, 3, 5, 6, 7]
