@@ -29,7 +29,7 @@ from jobs.rows import ERROR, ERRORS, ID, KEY, POSITION, PREDICTION, SOURCE, item
 from jobs.sources import Input, open_input
 from jobs.storage import Folder, output_folder, reason
 from jobs.write import _json
-from pipelines.agreement import alone, compare, tolerance_of
+from pipelines.agreement import alone, compare, device, tolerance_of
 from pipelines.config import JobConfig
 from pipelines.errors import RowError
 from pipelines.models.loading import load_phases, model_identity, resolve_task
@@ -179,7 +179,7 @@ def _checked(job: _Job, files: _Files, name: str) -> _Task:
         path = ", ".join(map(job.name, task.paths.values())) or f"data/status=ok/{name}"
         task.problems += [f"{path}: {problem}; {hint}" for problem in _mismatches(job, task, found)]
     except (OSError, ValueError, pa.ArrowException) as error:
-        task.problems.append(f"{job.name(path)}: {reason(error)}; {hint}")
+        task.problems.append(f"{job.name(path)}: {reason(error).rstrip('.')}; {hint}")
     return task
 
 
@@ -232,15 +232,14 @@ def _balance(job: _Job, done: Sequence[_Task]) -> Verdict:
     if left:
         first = pieces(data, finished)[0].source.name
         problems.append(f"{_count(left, 'row')} are left to do, the first in {first}; dray run does them")
-    total = data.rows + gone
-    sums = f"{ok:,} ok + {failed:,} failed + {left:,} left"
-    equal = f"{total:,} = {sums}" if total == ok + failed + left else f"{total:,} is not {sums}"
+    sides = f"{data.rows:,} in{f' + {gone:,} gone' if gone else ''}", f"{ok:,} ok + {failed:,} failed + {left:,} left"
+    balance = (" = " if data.rows + gone == ok + failed + left else " is not ").join(sides)
     rows = [("input", f"{data.rows:,} rows in {_count(len(data.sources), 'file')}"), ("ok", f"{ok:,}")]
     rows += [("failed", f"{failed:,}"), ("left", f"{left:,}")]
     if gone:
         rows.append(("gone", f"{gone:,} finished rows are of files that are no longer in the input, or not as they were"))
     paths = sum(len(task.paths) for task in done)
-    rows += [("balance", equal), ("files", f"{paths:,} read, of {_count(len(done), 'write task')}"), ("ids", _ids(job, done))]
+    rows += [("balance", balance), ("files", f"{paths:,} read, of {_count(len(done), 'write task')}"), ("ids", _ids(job, done))]
     return Verdict(rows, problems)
 
 
@@ -250,7 +249,7 @@ def _ids(job: _Job, done: Sequence[_Task]) -> str:
     _, counts = np.unique(hashes, return_counts=True)
     repeated = int((counts > 1).sum())
     if not repeated:
-        return f"{len(counts):,}, each once"
+        return f"{len(counts):,}, each once" if len(counts) else "none"
     why = "" if job.names_rows else f"; input.id, the column {job.data.columns.id}, may have them so"
     return f"{len(counts):,}, {repeated:,} of them more than once{why}"
 
@@ -270,9 +269,7 @@ def _sampled(job: _Job, done: Sequence[_Task], count: int, seed: int, tolerance:
     missed = f"; {_count(lost, 'more row')} could not be found for certain in the input" if lost else ""
     if not found:
         return f"no rows{missed}", []
-    import torch
-
-    phases = load_phases(job.config, weights=True, device="cuda" if torch.cuda.is_available() else "cpu")
+    phases = load_phases(job.config, weights=True, device=device())
     limit, largest, wrong = tolerance_of(phases) if tolerance is None else tolerance, 0.0, []
     for row, table in found:
         try:

@@ -42,6 +42,13 @@ class Difference:
     places: list[str] = field(default_factory=list)
 
 
+def device() -> str:
+    """Where the weights go, if the config leaves that open."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def tolerance_of(phases: Phases) -> float:
     """By how much numbers may differ between batches, given the precision of the weights."""
     import torch

@@ -150,7 +150,7 @@ def test_good_results_are_right_and_stay_as_they_are(both, capsys):
     before = everything_below(both.out)
     assert both.verify(sample=ROWS) == 0, capsys.readouterr().out
     said = " ".join(capsys.readouterr().out.split())
-    assert "input 60 rows in 3 files ok 57 failed 3 left 0 balance 60 = 57 ok + 3 failed + 0 left" in said
+    assert "input 60 rows in 3 files ok 57 failed 3 left 0 balance 60 in = 57 ok + 3 failed + 0 left" in said
     assert "ids 60, each once" in said
     assert "57 rows done again, one by one; largest difference" in said
     assert said.endswith("verdict done, and all of it is right")
@@ -233,7 +233,7 @@ def test_failed_rows_that_were_taken_back(both, capsys):
     release(Folder(str(both.out), {}))
     assert both.verify(sample=ROWS) == 1
     said = capsys.readouterr().out
-    assert "balance  60 = 57 ok + 0 failed + 3 left" in said
+    assert "balance  60 in = 57 ok + 0 failed + 3 left" in said
     assert "57 rows done again" in said
     assert "differ" not in said.split("verdict")[1]
     (notes,) = (both.out / "_dray/retried").iterdir()
@@ -270,15 +270,15 @@ def test_a_file_that_came_into_the_input(done, added, capsys):
     assert done.verify() == 1
     said = capsys.readouterr().out
     assert f"20 rows are left to do, the first in {added}; dray run does them" in said
-    assert "balance  80 = 57 ok + 3 failed + 20 left" in said
+    assert "balance  80 in = 57 ok + 3 failed + 20 left" in said
 
 
 def test_a_file_that_left_the_input(done, removed, capsys):
     assert done.verify(sample=ROWS) == 0
     said = capsys.readouterr().out
     assert "20 finished rows are of files that are no longer in the input" in said
-    assert "balance  60 = 57 ok + 3 failed + 0 left" in said
-    assert "20 more rows could not be found for certain in the input" in said
+    assert "balance  40 in + 20 gone = 57 ok + 3 failed + 0 left" in said
+    assert "19 more rows could not be found for certain in the input" in said
 
 
 def test_a_file_of_the_input_that_was_changed(done, capsys):
