@@ -36,6 +36,7 @@ fuzz: .venv/ready
 
 bench: .venv/ready
 	PYTHONPATH=tests:. $(BIN)/python tests/benchmarks/batch.py
+	PYTHONPATH=tests:. $(BIN)/python tests/benchmarks/restart.py
 
 # torch first and pinned: a plain `torch` would bring several gigabytes of CUDA where a CPU build is at hand.
 .venv/ready: requirements.lock pyproject.toml

@@ -9,11 +9,13 @@ import ray
 from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, Dataset
 
+from jobs.gather import Gather
 from jobs.keys import KeySet
-from jobs.operators import Forward, Fused, Gather, Postprocess, Preprocess, Worker
+from jobs.operators import Forward, Fused, Postprocess, Preprocess
 from jobs.read import Piece, RowsDatasource
 from jobs.resources import Plan, Pool
 from jobs.sources import Input
+from jobs.workers import Worker
 from pipelines.config import JobConfig
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import threading
@@ -75,7 +76,8 @@ class Lease:
         if self._thread.is_alive():
             self._thread.join()
             if not self._lost:
-                (self._output / LEASE).remove()
+                with contextlib.suppress(Exception):  # without a process behind it the file stands in nobody's way
+                    (self._output / LEASE).remove()
 
     def _created(self) -> bool:
         """Whether there was no file, and now there is ours."""

@@ -2,84 +2,26 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import pyarrow as pa
-from ray.actor import ActorHandle
 
 from jobs import rows
-from jobs.ledger import Guard
-from jobs.retries import install
 from jobs.rows import KEY, READ_S
+from jobs.workers import Idle, Worker, account, peak_bytes
 from pipelines.batching import Output, Part
 from pipelines.codec import decode, encode
-from pipelines.config import JobConfig
 from pipelines.engine import Meter, Outcome, forward_parts, postprocess_item, predict, preprocess_item
 from pipelines.errors import RowError
 from pipelines.fetch import ahead
-from pipelines.models.loading import load_phases
-from pipelines.phases import Item, Phases
-from pipelines.watch import Watch
+from pipelines.phases import Item
 
 SEGMENT_PARTS = 16  # model inputs in one row between phases
 SEGMENT_BYTES = 32 << 20  # and at most about this much
-RECALLED = 1000  # long items whose joined outputs Gather still knows
 YIELD_BYTES = 64 << 20  # preprocessed rows are handed on at this size, also in the middle of a block
 
 Row = dict[str, object]
-
-
-@dataclass(frozen=True)
-class Worker:
-    """What an actor needs to make its pipeline.
-
-    Attributes:
-        schema: of a prediction.
-        threads: of torch.
-        accelerator: whether the actor was given one.
-        ledger: of the job; None where nobody is to hear what becomes of the worker.
-    """
-
-    config: JobConfig
-    schema: pa.DataType
-    threads: int
-    accelerator: bool
-    ledger: ActorHandle | None = None
-
-    def load(self, weights: bool) -> Phases:
-        """The pipeline, in this process."""
-        import torch
-
-        install()
-        torch.set_num_threads(self.threads)
-        device = "cuda" if self.accelerator and torch.cuda.is_available() else "cpu"
-        return load_phases(self.config, weights, device)
-
-    def guard(self, operator: str) -> tuple[Watch, Guard]:
-        """What looks after the worker: its own watch, and its side of the ledger."""
-        watch = Watch(self.config.errors.timeout_s)
-        return watch, Guard(self.ledger, watch, operator)
-
-
-class _Idle:
-    """Seconds between the calls of an actor."""
-
-    def __init__(self) -> None:
-        self._ended: float | None = None
-
-    def started(self) -> float:
-        """Seconds since the last call ended; 0 before the first."""
-        return 0.0 if self._ended is None else time.perf_counter() - self._ended
-
-    def ended(self) -> None:
-        """Marks a call's end."""
-        self._ended = time.perf_counter()
 
 
 class Fused:
@@ -88,7 +30,7 @@ class Fused:
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=True)
         self._limits = self._phases.limits(worker.config.engine.batch)
-        self._schema, self._idle = worker.schema, _Idle()
+        self._schema, self._idle = worker.schema, Idle()
         self._watch, self._guard = worker.guard("fused")
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -101,7 +43,7 @@ class Fused:
         outcomes = [next(predicted) if isinstance(item, Item) else Outcome(error=item) for item in items]
         for outcome, seconds in zip(outcomes, table[READ_S].to_pylist(), strict=True):
             outcome.meter.read_s += seconds
-        _account(outcomes, waited)
+        account(outcomes, waited)
         self._guard.end()
         self._idle.ended()
         return rows.results(rows.carried(table), outcomes, self._schema)
@@ -163,7 +105,7 @@ class Forward:
 
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=True)
-        self._limits, self._idle = self._phases.limits(worker.config.engine.batch), _Idle()
+        self._limits, self._idle = self._phases.limits(worker.config.engine.batch), Idle()
         self._watch, self._guard = worker.guard("forward")
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -201,43 +143,6 @@ class Forward:
         return [result for parts in together for result in forward_parts(self._phases, parts, self._limits, self._watch)]
 
 
-class Gather:
-    """Puts the segments of long items together. Single-segment rows pass; others wait, outputs only, for their last.
-
-    One actor sees all rows. A task that Ray repeats gives what it gave: the segment that completed an item completes it
-    again, as long as the item is among the last RECALLED; others change nothing.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: dict[int, dict[int, Row]] = {}
-        self._settled: OrderedDict[int, tuple[int, Row]] = OrderedDict()  # key -> completing segment, joined row
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Rows with `outputs` of one segment -> rows with `outputs` of whole items; fewer rows than came."""
-        whole = [row for row in map(self._take, table.to_pylist()) if row is not None]
-        return pa.Table.from_pylist(whole, schema=table.schema)
-
-    def _take(self, row: Row) -> Row | None:
-        key: int = row[KEY]  # type: ignore[assignment]
-        if row["segment"] == 0 and row["segments"] == 1:
-            return row
-        number: int = row["segment"]  # type: ignore[assignment]
-        if key in self._settled:
-            completing, joined = self._settled[key]
-            return joined if number == completing else None
-        segments = self._waiting.setdefault(key, {})
-        segments[number] = row
-        count = max(segment["segments"] for segment in segments.values())  # type: ignore[type-var]
-        if row["error"] is None and len(segments) != count:
-            return None
-        del self._waiting[key]
-        joined = row if row["error"] is not None else _joined([segments[index] for index in sorted(segments)])
-        self._settled[key] = number, joined
-        if len(self._settled) > RECALLED:
-            self._settled.popitem(last=False)
-        return joined
-
-
 class Postprocess:
     """CPU only, no weights: rows with `outputs` become rows with `prediction`."""
 
@@ -268,14 +173,9 @@ class Postprocess:
                 except RowError as failure:
                     outcome.error = failure
             outcomes.append(outcome)
-        _account(outcomes, 0.0)
+        account(outcomes, 0.0)
         self._guard.end()
         return rows.results(rows.carried(table), outcomes, self._schema)
-
-
-def peak_bytes() -> int:
-    """The most memory this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _segment(number: int, count: int, parts: list[Part] | None, error: RowError | None, meter: Meter) -> Row:
@@ -297,16 +197,3 @@ def _segment_table(carried: pa.Table, segments: Sequence[Row]) -> pa.Table:
         error=rows.error_array([row["error"] for row in segments]),  # type: ignore[misc]
         meter=rows.meter_array([row["meter"] for row in segments]),  # type: ignore[misc]
     )
-
-
-def _joined(segments: Sequence[Row]) -> Row:
-    outputs = [output for row in segments for output in decode(row["outputs"])]  # type: ignore[arg-type,attr-defined]
-    meter = Meter()
-    for row in segments:
-        meter.add(Meter(**row["meter"]))  # type: ignore[arg-type]
-    return {**segments[0], "segments": 1, "outputs": encode(outputs), "meter": meter.values()}
-
-
-def _account(outcomes: Sequence[Outcome], waited: float) -> None:
-    if outcomes:
-        outcomes[0].meter.add(Meter(waiting_s=waited, peak_bytes=peak_bytes()))

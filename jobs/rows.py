@@ -18,7 +18,7 @@ from pipelines.errors import RowError, first_line
 from pipelines.phases import Item, Phases
 
 KEY = "_row"  # uint64: names a row in the checkpoint
-ID, SOURCE, POSITION = "id", "source", "position"
+ID, SOURCE, POSITION = "id", "source", "source_row"
 PREDICTION, ERRORS = "prediction", "error"
 READ_S = "read_s"  # seconds that reading the row took
 ARGUMENT, KEEP = "arg:", "keep:"  # prefixes of the columns that carry pipeline arguments and kept input columns

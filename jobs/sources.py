@@ -18,7 +18,7 @@ from jobs.inventory import is_same
 from jobs.keys import Keys, KeySet
 from jobs.listing import list_files
 from jobs.retries import is_transient
-from jobs.rows import ID, KEY, SOURCE
+from jobs.rows import ERRORS, ID, KEY, POSITION, PREDICTION, SOURCE
 from jobs.storage import reason
 from pipelines.config import JobConfig, nearest
 from pipelines.errors import InputError
@@ -159,7 +159,7 @@ def _columns(config: JobConfig, task: Task, sources: Sequence[Source]) -> Column
     if main not in arguments and not (task.optional and any(name in arguments for name in others)):
         arguments[main] = _main_column(main, source)
     for column in config.output.keep:
-        if column in (ID, SOURCE, "prediction", "error", KEY):
+        if column in (ID, SOURCE, POSITION, PREDICTION, ERRORS, KEY):
             raise InputError(f"output.keep: {column} is a column of the output itself; rename it in the input")
     return Columns(arguments, config.output.keep, config.input.id)
 

@@ -51,7 +51,7 @@ def fetch(url: str, storage_options: Mapping[str, object], max_bytes: int) -> IO
             if attempt == ATTEMPTS or isinstance(cause, StorageError) or not _may_pass(cause):
                 tries = f" after {attempt} attempts" if attempt > 1 else ""
                 message = f"cannot fetch {url}{tries}: {type(cause).__name__}: {first_line(cause)}"
-                raise RowError("read", type(cause).__name__, message) from None
+                raise RowError("read", type(cause).__name__, message, attempt) from None
         time.sleep(pause * random.uniform(0.5, 1.5))
         pause *= 2
     raise AssertionError

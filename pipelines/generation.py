@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Options = Mapping[str, Any]
 
+BEYOND = 4  # times the positions that a model knows; what attention takes grows with the square of a prompt's length
+
 
 def continues_prompts(pipe: Pipeline) -> bool:
     """Whether the pipeline generates by a decoder alone, whose answers follow their prompts."""
@@ -30,6 +32,14 @@ def prepare(pipe: Pipeline) -> None:
             pipe.tokenizer.pad_token = pipe.tokenizer.eos_token
         if continues_prompts(pipe):
             pipe.tokenizer.padding_side = "left"
+
+
+def refuse_endless(pipe: Pipeline, inputs: Mapping[str, Any]) -> None:
+    """Raises ValueError for a prompt that is far longer than the model knows."""
+    known = getattr(pipe.model.config.get_text_config(), "max_position_embeddings", None)
+    tokens = inputs["input_ids"].shape[-1]
+    if known and tokens > BEYOND * known:
+        raise ValueError(f"the prompt has {tokens} tokens, and the model knows {known} positions")
 
 
 def arguments(pipe: Pipeline, during: Options) -> dict[str, Any]:

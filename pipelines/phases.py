@@ -136,6 +136,8 @@ class Phases:
         key = routing.key(generation.with_new_tokens(routed.during, None) if may_cut else routed.during)
         is_alone = not self._may_share or (generation.samples(self.pipe, routed.during) and not self._samples_together)
         for inputs, seconds in self._model_inputs(routed):
+            if self._continues and "input_ids" in inputs:
+                generation.refuse_endless(self.pipe, inputs)
             cost = self._cost(inputs)
             shares = self.task.shares(self.pipe, inputs, routed.during) if cost and not is_alone else Sharing.ALONE
             group = Sharing.ALONE if shares is Sharing.ALONE else (key, shares)

@@ -22,8 +22,10 @@ from comparing import differences
 from transformers import pipeline
 from transformers.pipelines import SUPPORTED_TASKS
 
-from jobs.operators import Forward, Fused, Gather, Postprocess, Preprocess, Worker
+from jobs.gather import Gather
+from jobs.operators import Forward, Fused, Postprocess, Preprocess
 from jobs.rows import ARGUMENT, KEY
+from jobs.workers import Worker
 from pipelines.config import parse_config
 from pipelines.models.loading import load_phases
 

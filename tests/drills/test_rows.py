@@ -47,7 +47,7 @@ def found_out(job, book, deadly: dict[int, str], failing: list[int]) -> None:
         assert errors[name]["stage"] == "forward"
         assert errors[name]["attempts"] == (2 if kind == "TimeoutError" else 3)
         assert ("errors.timeout_s = 3 s" in errors[name]["message"]) == (kind == "TimeoutError")
-    assert all(row["position"] == int(row["id"].rsplit(":", 1)[1]) for row in job.rows("failed"))
+    assert all(row["source_row"] == int(row["id"].rsplit(":", 1)[1]) for row in job.rows("failed"))
     book(f"rows that crash, hang or fail ({job.layout})", f"{deaths} workers died; each row found", balance)
 
 

@@ -1,5 +1,7 @@
 """What interrupted write tasks leave behind, in every order, is taken back; what was committed stays."""
 
+import contextlib
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -35,12 +37,12 @@ def write(output: Folder, task: str, positions: range, failed: tuple[int, ...] =
         put(output, f"data/status=ok/{task}.parquet", pa.table({"id": [str(position) for position in good]}))
     if failed:
         error = {"stage": "forward", "type": "ValueError", "message": "bad", "attempts": 1}
-        rows = {"source": ["a.parquet"] * len(failed), "position": list(failed)}
+        rows = {"source": ["a.parquet"] * len(failed), "source_row": list(failed)}
         put(output, f"data/status=failed/{task}.parquet", pa.table({**rows, "error": pa.array([error] * len(failed), ERROR)}))
 
 
 def positions(keys: KeySet) -> list[int]:
-    return [int(key) - BASE for key in keys.keys()]
+    return [key - BASE for key in keys.keys().tolist()]
 
 
 def names(output: Folder) -> set[str]:
@@ -98,10 +100,8 @@ def test_taking_back_may_be_interrupted_anywhere(output, monkeypatch, dies_at):
 
     with monkeypatch.context() as patch:
         patch.setattr(type(output.fs), "rm_file", dying)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             roll_back(output)
-        except KeyboardInterrupt:
-            pass
     assert positions(finished_keys(output)) == [4, 5, 6, 7]
     assert [name for name in sorted(names(output)) if name.startswith("data/")] == [f"data/status=ok/{TWO}.parquet"]
 
@@ -145,10 +145,8 @@ def test_releasing_may_be_interrupted_anywhere(output, monkeypatch, dies_at):
         patch.setattr(type(output.fs), "rm_file", dying(type(output.fs).rm_file))
         patch.setattr(type(output.fs), "mv", dying(type(output.fs).mv))
         patch.setattr(retry, "_forget", dying(retry._forget))
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             release(output)
-        except KeyboardInterrupt:
-            pass
     resume(output)
     assert positions(finished_keys(output)) == [0, 2, 4]
     assert failed_rows(output) == 0

@@ -12,8 +12,9 @@ from comparing import differences
 from transformers import pipeline
 
 from jobs.checks import _try_out
-from jobs.operators import Fused, Worker
+from jobs.operators import Fused
 from jobs.rows import ARGUMENT, ERROR, ERRORS, KEY
+from jobs.workers import Worker
 from pipelines.config import parse_config
 from pipelines.errors import ModelError
 from pipelines.models.loading import load_phases

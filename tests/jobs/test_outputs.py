@@ -18,9 +18,10 @@ import pytest
 import soundfile
 from PIL import Image
 
-from jobs.operators import Fused, Worker
+from jobs.operators import Fused
 from jobs.rows import ARGUMENT
 from jobs.storage import output_folder
+from jobs.workers import Worker
 from jobs.write import Sink, _json
 from pipelines.config import parse_config
 from pipelines.models.loading import load_phases

@@ -10,8 +10,10 @@ import pytest
 from comparing import differences
 from transformers import pipeline
 
-from jobs.operators import Forward, Fused, Gather, Postprocess, Preprocess, Worker
+from jobs.gather import Gather
+from jobs.operators import Forward, Fused, Postprocess, Preprocess
 from jobs.rows import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE
+from jobs.workers import Worker
 from pipelines.config import parse_config
 from pipelines.models.loading import load_phases
 

@@ -84,9 +84,9 @@ def test_damaged_files_are_reported_and_the_rest_is_done(models, tmp_path):
     by_file = {str(file): [row for row in failed if row["source"] == str(file)] for file in files}
     for file in files[:3]:
         (row,) = by_file[str(file)]
-        assert (row["id"], row["position"], row["error"]["stage"]) == (str(file), None, "read")
+        assert (row["id"], row["source_row"], row["error"]["stage"]) == (str(file), None, "read")
         assert f"{file} is not a readable parquet file: " in row["error"]["message"]
-    assert sorted(row["position"] for row in by_file[str(files[3])]) == list(range(20))
+    assert sorted(row["source_row"] for row in by_file[str(files[3])]) == list(range(20))
     assert {row["source"] for row in rows_of(tmp_path / "out")} == {str(files[4])}
     for file, content in zip(files, whole, strict=True):
         file.write_bytes(content)
@@ -126,7 +126,7 @@ def test_failed_rows_are_retried(models, tmp_path, capsys):
     assert "6: 2 ok, 1 failed, 3 finished earlier" in capsys.readouterr().out
     assert {row["id"] for row in rows_of(tmp_path / "out")} == set(names[:5])
     (row,) = rows_of(tmp_path / "out", "failed")
-    assert (row["id"], row["source"], row["position"]) == (names[5], str(tmp_path / "in.parquet"), 5)
+    assert (row["id"], row["source"], row["source_row"]) == (names[5], str(tmp_path / "in.parquet"), 5)
     assert row["error"]["attempts"] == 2
     assert row["error"]["type"] == "FileNotFoundError"
     sf.write(names[5], builders.sound(1), builders.RATE)

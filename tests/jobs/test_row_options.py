@@ -9,8 +9,9 @@ import pytest
 from comparing import differences
 from transformers import pipeline
 
-from jobs.operators import Fused, Worker
+from jobs.operators import Fused
 from jobs.rows import ARGUMENT
+from jobs.workers import Worker
 from pipelines.config import parse_config
 from pipelines.models.loading import load_phases
 

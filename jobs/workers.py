@@ -1,0 +1,78 @@
+"""What every actor that holds a pipeline has: the pipeline, a watch over it, and figures of its own."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+from ray.actor import ActorHandle
+
+from jobs.ledger import Guard
+from jobs.retries import install
+from pipelines.config import JobConfig
+from pipelines.engine import Meter, Outcome
+from pipelines.models.loading import load_phases
+from pipelines.phases import Phases
+from pipelines.watch import Watch
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What an actor needs to make its pipeline.
+
+    Attributes:
+        schema: of a prediction.
+        threads: of torch.
+        accelerator: whether the actor was given one.
+        ledger: of the job; None where nobody is to hear what becomes of the worker.
+    """
+
+    config: JobConfig
+    schema: pa.DataType
+    threads: int
+    accelerator: bool
+    ledger: ActorHandle | None = None
+
+    def load(self, weights: bool) -> Phases:
+        """The pipeline, in this process."""
+        import torch
+
+        install()
+        torch.set_num_threads(self.threads)
+        device = "cuda" if self.accelerator and torch.cuda.is_available() else "cpu"
+        return load_phases(self.config, weights, device)
+
+    def guard(self, operator: str) -> tuple[Watch, Guard]:
+        """What looks after the worker: its own watch, and its side of the ledger."""
+        watch = Watch(self.config.errors.timeout_s)
+        return watch, Guard(self.ledger, watch, operator)
+
+
+class Idle:
+    """Seconds between the calls of an actor."""
+
+    def __init__(self) -> None:
+        self._ended: float | None = None
+
+    def started(self) -> float:
+        """Seconds since the last call ended; 0 before the first."""
+        return 0.0 if self._ended is None else time.perf_counter() - self._ended
+
+    def ended(self) -> None:
+        """Marks a call's end."""
+        self._ended = time.perf_counter()
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def account(outcomes: Sequence[Outcome], waited: float) -> None:
+    """Puts down, with the first row of a block, what is the process's own: seconds waited, and its memory."""
+    if outcomes:
+        outcomes[0].meter.add(Meter(waiting_s=waited, peak_bytes=peak_bytes()))
