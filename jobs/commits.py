@@ -62,8 +62,15 @@ def is_committed(output: Folder, task: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Files:
-    """The files of write tasks: task -> paths."""
+class TaskFiles:
+    """The files of write tasks, by task.
+
+    Attributes:
+        pending: checkpoints that were written and not committed.
+        committed: checkpoints that were committed.
+        void: marks that a commit is not to be believed.
+        data: files of rows, of any status.
+    """
 
     pending: dict[str, str]
     committed: dict[str, str]
@@ -71,7 +78,8 @@ class _Files:
     data: dict[str, list[str]]
 
     @classmethod
-    def of(cls, output: Folder) -> _Files:
+    def of(cls, output: Folder) -> TaskFiles:
+        """Lists those that are in a folder now."""
         files = cls({}, {}, {}, defaultdict(list))
         kinds = ((PENDING, files.pending), (VOID, files.void), (".parquet", files.committed))  # the first that fits
         for path in (output / CHECKPOINT).files():
@@ -105,13 +113,13 @@ def finished_keys(output: Folder) -> KeySet:
     return KeySet.union(committed_keys(output).values())
 
 
-def roll_back(output: Folder) -> _Files:
+def roll_back(output: Folder) -> TaskFiles:
     """Deletes what unfinished write tasks have left. Returns the files of the others.
 
     A write task whose driver is dead may go on for a while, even commit after this; therefore the mark that voids it comes
     first and stays. Interrupted at any point, the next call does the rest.
     """
-    files = _Files.of(output)
+    files = TaskFiles.of(output)
     undone = sorted(files.unfinished)
     void(output, [task for task in undone if task not in files.void])
 
@@ -124,7 +132,7 @@ def roll_back(output: Folder) -> _Files:
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(delete, undone))
     kept = files.committed.keys() - set(undone) - files.void.keys()
-    return _Files({}, {task: files.committed[task] for task in kept}, files.void, {task: files.data[task] for task in kept})
+    return TaskFiles({}, {task: files.committed[task] for task in kept}, files.void, {task: files.data[task] for task in kept})
 
 
 def void(output: Folder, tasks: Iterable[str]) -> None:

@@ -100,7 +100,8 @@ def _execute(job: Job, plan: Plan, written: Written) -> None:
     context.checkpoint_config = checkpoint_config(job.output)
     context.custom_execution_callback_classes = [_stopping(stop)]
     assert job.lease is not None
-    sink = Sink(job.output, job.config.output, ledger, job.lease.run, ray.put(attempts(job.output)))
+    tried = attempts(job.output)
+    sink = Sink(job.output, job.config.output, ledger, job.lease.run, ray.put(tried) if tried else None)
     rows = build(read(job.data, job.left, job.finished, plan), job.config, job.schema, plan, ledger)
     failure: list[BaseException] = []
 

@@ -58,7 +58,9 @@ class Written:
 class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
     """Writes a block as one file per status. A file's name depends on its task alone, so a repeated task overwrites."""
 
-    def __init__(self, output: Folder, config: OutputConfig, ledger: ActorHandle, run: str, tried: ray.ObjectRef) -> None:
+    def __init__(
+        self, output: Folder, config: OutputConfig, ledger: ActorHandle, run: str, tried: ray.ObjectRef | None = None
+    ) -> None:
         """`run` holds the lease of `output`; `tried` is how often failed rows were tried by earlier runs, by key."""
         data = output / DATA
         super().__init__(data.path, filesystem=output.arrow(), file_format=config.format, try_create_dir=data.is_local)
@@ -97,7 +99,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
 
     def _with_attempts(self, failed: pa.Table) -> pa.Array:
         """Errors whose attempts are those of all runs."""
-        if not failed.num_rows:
+        if not failed.num_rows or self._tried is None:
             return failed[ERRORS]
         tried: dict[int, int] = ray.get(self._tried)
         rows = zip(failed[KEY].to_pylist(), failed[ERRORS].to_pylist(), strict=True)
@@ -141,7 +143,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
             buffer = pa.BufferOutputStream()
             pq.write_table(table, buffer)
             return buffer.getvalue()
-        lines = [json.dumps(_json(row), ensure_ascii=False, default=str, allow_nan=False) for row in table.to_pylist()]
+        lines = [json.dumps(as_json(row), ensure_ascii=False, default=str, allow_nan=False) for row in table.to_pylist()]
         return "".join(line + "\n" for line in lines).encode()
 
     def _write_subtitles(self, rows: pa.Table) -> None:
@@ -164,12 +166,12 @@ def file_name(row_id: object) -> str:
     return re.sub(r"[^\w.=@+-]+", "_", str(row_id)).strip("._") or "_"
 
 
-def _json(value: object) -> object:
+def as_json(value: object) -> object:
     """A value as JSON has it: bytes in base64, numbers that are not finite as null."""
     if isinstance(value, dict):
-        return {key: _json(inner) for key, inner in value.items()}
+        return {key: as_json(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_json(inner) for inner in value]
+        return [as_json(inner) for inner in value]
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     return None if isinstance(value, float) and not math.isfinite(value) else value

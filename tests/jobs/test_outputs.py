@@ -18,11 +18,12 @@ import pytest
 import soundfile
 from PIL import Image
 
+from jobs.lease import Lease
 from jobs.operators import Fused
 from jobs.rows import ARGUMENT
 from jobs.storage import output_folder
 from jobs.workers import Worker
-from jobs.write import Sink, _json
+from jobs.write import Sink, as_json
 from pipelines.config import parse_config
 from pipelines.models.loading import load_phases
 from pipelines.tasks import TASKS
@@ -53,13 +54,16 @@ def _write(case, folder, kind):
     table = arrow.table_of(case.items())
     columns = {name.removeprefix(ARGUMENT): table[name].type for name in table.column_names}
     fused = Fused(Worker(config, load_phases(config, weights=False).schema(columns), threads=1, accelerator=False))
-    tally = SimpleNamespace(add=SimpleNamespace(remote=lambda *counts: None))
-    sink = Sink(output_folder(config), config.output, tally)
+    ledger = SimpleNamespace(written=SimpleNamespace(remote=lambda *counts: None))
+    lease = Lease(output_folder(config))
+    lease.take()
+    sink = Sink(output_folder(config), config.output, ledger, lease.run)
     main = ARGUMENT + TASKS[case.task].inputs[0]
     empty = table.set_column(table.column_names.index(main), main, pa.nulls(table.num_rows, table[main].type))
     first, rest = table.slice(0, 2), table.slice(2)
     for index, rows in enumerate([first, rest, empty if not TASKS[case.task].optional else first]):
         sink.write([fused(rows)], SimpleNamespace(kwargs={"write_uuid": "x"}, task_idx=index))
+    lease.release()
 
 
 @pytest.mark.parametrize("task", ONE_EACH)
@@ -120,4 +124,4 @@ def test_json_lines(written):
 
 
 def test_json_lines_hold_no_numbers_that_json_has_not():
-    assert _json({"a": [float("nan"), 1.5, float("inf")], "b": b"x"}) == {"a": [None, 1.5, None], "b": "eA=="}
+    assert as_json({"a": [float("nan"), 1.5, float("inf")], "b": b"x"}) == {"a": [None, 1.5, None], "b": "eA=="}

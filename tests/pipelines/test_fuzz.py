@@ -9,6 +9,8 @@ import tracemalloc
 import av
 import builders
 import fuzz
+import fuzz_files
+import fuzz_streams
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -28,7 +30,7 @@ from pipelines.models.loading import load_phases
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SMALL = Source(max_bytes=1 << 20)
-NAMES = list(fuzz.streams())
+NAMES = list(fuzz_streams.streams())
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +46,14 @@ def no_waiting(monkeypatch):
 @settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(name=st.sampled_from(NAMES), seed=st.integers(0, 1 << 32), count=st.integers(1, 6))
 def test_every_row_ends_in_a_result_or_an_error(fuzzer, name, seed, count):
-    rows, wrong = fuzzer.run(name, fuzz.block(fuzzer.streams[name], (seed,), count))
+    rows, wrong = fuzzer.run(name, fuzz_streams.block(fuzzer.streams[name], (seed,), count))
     assert not wrong
     assert len(rows) == count
 
 
 @pytest.mark.parametrize("name", ["speech in chunks, bytes", "images, strings", "texts", "questions"])
 def test_and_so_it_does_in_the_staged_layout(fuzzer, name):
-    assert not fuzzer.run(name, fuzz.block(fuzzer.streams[name], (7,), 12), "staged")[1]
+    assert not fuzzer.run(name, fuzz_streams.block(fuzzer.streams[name], (7,), 12), "staged")[1]
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -123,8 +125,8 @@ def test_odd_arrays_are_said(array, message):
     "cell",
     [
         {"array": np.zeros(1_000_000, np.float32), "sampling_rate": 1},
-        fuzz.wav(np.zeros(100_000, np.float32), 1),
-        fuzz.silence(20),
+        fuzz_files.wav(np.zeros(100_000, np.float32), 1),
+        fuzz_files.silence(20),
     ],
     ids=["array of 1 Hz", "file of 1 Hz", "silence"],
 )
@@ -137,20 +139,20 @@ def test_a_recording_that_would_fill_the_memory_is_refused(cell):
 
 
 def test_blocks_are_bounded_whatever_rate_and_channels():
-    for data in (fuzz.wav(np.zeros((40_000, 200), np.float32), 9_999_999), fuzz.wav(np.zeros(600, np.float32), 1)):
+    for data in (fuzz_files.wav(np.zeros((40_000, 200), np.float32), 9_999_999), fuzz_files.wav(np.zeros(600, np.float32), 1)):
         blocks = list(media.audio(data, Source()))
         assert max(len(block) for block in blocks) <= 4 * media.BLOCK_SAMPLES
     assert abs(sum(map(len, blocks)) - 600 * 16_000) <= 1
 
 
 def test_an_array_without_samples_is_said():
-    for cell in ({"array": [], "sampling_rate": 16_000}, fuzz.wav(np.zeros(0), subtype="PCM_16")):
+    for cell in ({"array": [], "sampling_rate": 16_000}, fuzz_files.wav(np.zeros(0), subtype="PCM_16")):
         with pytest.raises(ValueError, match="the recording holds no samples"):
             cells.samples(cell, Source())
 
 
 def test_tags_need_not_be_utf8():
-    data = fuzz.recordings()["matroska"].replace(b"PLACEHOLDER", b"\xe4\xf6\xfc\xff-------")
+    data = fuzz_files.recordings()["matroska"].replace(b"PLACEHOLDER", b"\xe4\xf6\xfc\xff-------")
     assert len(cells.samples(data, Source())) == len(builders.sound(0.6))
 
 
@@ -168,10 +170,10 @@ def test_a_playlist_opens_no_files(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (fuzz.png(100_000, 100_000), "too large"),
-        (fuzz.flat(1000, 1000), "1000 x 1000 pixels, decoded more than input.max_media_bytes = 1048576"),
-        (fuzz.tiff_of_tiles(16_000), "too large: 16000 x 16000 pixels"),
-        (fuzz.flat(1, 2000), "too narrow: 1 x 2000 pixels"),
+        (fuzz_files.png(100_000, 100_000), "too large"),
+        (fuzz_files.flat(1000, 1000), "1000 x 1000 pixels, decoded more than input.max_media_bytes = 1048576"),
+        (fuzz_files.tiff_of_tiles(16_000), "too large: 16000 x 16000 pixels"),
+        (fuzz_files.flat(1, 2000), "too narrow: 1 x 2000 pixels"),
         ([[[1, 2, 3]] * 2000], "too narrow"),
         ([[[1, 2, 3, 4, 5]]], r"got int64 in shape \(1, 1, 5\)"),
         ([[[1]], [[1]] * 2], "whole numbers from 0 to 255"),
@@ -190,7 +192,7 @@ def test_whatever_a_decoder_raises_is_said(monkeypatch):
 
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
     with pytest.raises(ValueError, match="damaged or too large: unpack requires a buffer"):
-        cells.image(fuzz.pictures()[0], Source())
+        cells.image(fuzz_files.pictures()[0], Source())
 
 
 def test_a_grey_array_with_a_channel_is_an_image():
@@ -199,15 +201,15 @@ def test_a_grey_array_with_a_channel_is_an_image():
 
 @pytest.mark.parametrize("mode", ["1", "I;16", "LA", "P", "RGBA", "CMYK", "F", "I", "YCbCr"])
 def test_unusual_modes_give_results(fuzzer, mode):
-    ((_, error, _),), wrong = fuzzer.run("images, bytes", [("mode", fuzz.of_mode(mode))])
+    ((_, error, _),), wrong = fuzzer.run("images, bytes", [("mode", fuzz_files.of_mode(mode))])
     assert not wrong
     assert not error
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
 def test_the_first_of_many_frames_is_the_image(kind):
-    first = Image.open(io.BytesIO(fuzz.frames(kind, 200))).convert("L")
-    assert np.array_equal(np.asarray(cells.image(fuzz.frames(kind, 200), Source()).convert("L")), np.asarray(first))
+    first = Image.open(io.BytesIO(fuzz_files.frames(kind, 200))).convert("L")
+    assert np.array_equal(np.asarray(cells.image(fuzz_files.frames(kind, 200), Source()).convert("L")), np.asarray(first))
 
 
 def test_a_path_with_letters_that_base64_has_not():
