@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from jobs.commits import finished_keys, undo
+from jobs.formats.table import WHOLE_FILE
 from jobs.inventory import Inventory, is_same, read_inventory
 from jobs.keys import KeySet
-from jobs.retry import release, released_keys, resume
+from jobs.retry import failed_keys, release, released_keys, resume
 from jobs.sources import Input
 from jobs.storage import Folder, reason
 from pipelines.config import JobConfig
@@ -53,6 +56,9 @@ def open_books(config: JobConfig, output: Folder, data: Input, known: Inventory,
     finished = finished_keys(output)
     mended, changed = (keys.common(finished) for keys in _changed(data, known))
     if len(changed):
+        mended = KeySet.union([mended, _only_failed(output, data, changed)])
+        changed = changed.without(mended)
+    if len(changed):
         _refuse_changed(config, known, changed)
         finished = undo(output, changed)
     if len(mended):
@@ -60,9 +66,27 @@ def open_books(config: JobConfig, output: Folder, data: Input, known: Inventory,
     if not again:
         return Books(finished, data.finished_rows(finished))
     release(output)
-    failed = released_keys(output).without(finished_keys(output))  # with those that an interrupted retry has left
+    finished, released = finished_keys(output), released_keys(output)  # with those that an interrupted retry has left
+    failed = KeySet.union([released, _mended(data, released)]).without(finished)
     everything = KeySet.between(source.keys for source in data.sources)
-    return Books(everything.without(failed), data.finished_rows(finished.without(failed)))
+    return Books(everything.without(failed), data.finished_rows(finished))
+
+
+def _mended(data: Input, released: KeySet) -> KeySet:
+    """The rows of files that can be read now, and were failed rows as a whole."""
+    whole = np.array([source.first_key + WHOLE_FILE for source in data.sources], np.uint64)
+    was_failed = released.holds(whole)
+    return KeySet.between(
+        source.keys for source, was in zip(data.sources, was_failed, strict=True) if was and not source.damaged
+    )
+
+
+def _only_failed(output: Folder, data: Input, changed: KeySet) -> KeySet:
+    """The finished rows of those changed files that nothing good has come of; there is nothing to refuse."""
+    failed = failed_keys(output).common(changed)
+    starts, stops = data.key_ranges
+    is_bad = changed.counts(starts, stops) == failed.counts(starts, stops)
+    return changed.common(KeySet.between(zip(starts[is_bad].tolist(), stops[is_bad].tolist(), strict=True)))
 
 
 def _changed(data: Input, known: Inventory) -> tuple[KeySet, KeySet]:
@@ -77,7 +101,9 @@ def _changed(data: Input, known: Inventory) -> tuple[KeySet, KeySet]:
 def _refuse_changed(config: JobConfig, known: Inventory, changed: KeySet) -> None:
     if config.input.changed == "redo":
         return
-    files = [name for name, source in known.items() if len(changed.common(KeySet.between([source.keys])))]
+    ranges = np.array([source.keys for source in known.values()], np.uint64)
+    concerned = changed.counts(ranges[:, 0], ranges[:, 1]) > 0
+    files = [name for name, is_concerned in zip(known, concerned, strict=True) if is_concerned]
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
     raise OutputError(
         f"input.path: {files[0]}{more} changed after {len(changed)} of its rows were finished; set input.changed: redo to "

@@ -21,13 +21,13 @@ from jobs.retry import failed_rows
 from jobs.rows import ARGUMENT, items
 from jobs.sources import Input, open_input
 from jobs.storage import Folder, output_folder
-from pipelines import tasks
+from pipelines import cells, tasks
 from pipelines.config import JobConfig
 from pipelines.errors import ConfigError, ModelError, OutputError, RowError, first_line
 from pipelines.models.loading import load_phases, model_identity, pinned, resolve_task
 
 if TYPE_CHECKING:
-    from pipelines.phases import Phases
+    from pipelines.phases import Item, Phases
 
 
 SAMPLE = 16  # rows looked at before the job starts
@@ -86,13 +86,14 @@ def check(config: JobConfig, fresh: bool = False, dry: bool = False, again: bool
     if lease is not None:
         lease.take()
     try:
-        books = Books()
+        books, is_known = Books(), False
         if not (dry or fresh):
-            refuse_different(output, work)
+            is_known = refuse_different(output, work)
             books = open_books(config, output, data, known, again)
         left = pieces(data, books.finished)
         sample = first_rows(data, left, SAMPLE)
-        _try_out(phases, sample)
+        if not is_known:  # an earlier run has; what is left may be just the rows that no pipeline takes
+            _try_out(phases, sample)
         schema = phases.schema({name.removeprefix(ARGUMENT): sample[name].type for name in sample.column_names})
         if config.output.subtitles and "chunks" not in str(schema):
             raise ConfigError("output.subtitles: set parameters.return_timestamps, or there is nothing to time them by")
@@ -126,10 +127,7 @@ def _try_out(phases: Phases, sample: pa.Table) -> None:
     """
     error = None
     rows = [item for item in items(sample, phases) if not isinstance(item, RowError)]
-    if phases.task.fans_out:
-        silence = {"array": np.zeros(phases.source.rate, np.float32), "sampling_rate": phases.source.rate}
-        rows = [dataclasses.replace(item, cells={**item.cells, phases.task.inputs[0]: silence}) for item in rows]
-    for item in rows:
+    for item in [_with_stand_ins(phases, item) for item in rows]:
         try:
             phases.check(item)
         except Exception as failure:  # pipelines refuse arguments in their own ways
@@ -149,6 +147,17 @@ def _try_out(phases: Phases, sample: pa.Table) -> None:
         raise ModelError(
             f"parameters: {phases.task.name} cannot take any of the first {sample.num_rows} rows: {first_line(error)}"
         )
+
+
+def _with_stand_ins(phases: Phases, item: Item) -> Item:
+    """The item with silence and a blank picture for its media, which are decoded by workers that may die of them."""
+    from PIL import Image
+
+    silence = {"array": np.zeros(phases.source.rate, np.float32), "sampling_rate": phases.source.rate}
+    blank = Image.new("RGB", (64, 64))
+    known: dict[object, object] = {cells.recording: silence, cells.samples: silence, cells.image: blank, cells.images: blank}
+    stand_ins = {name: known.get(phases.task.arguments[name], cell) for name, cell in item.cells.items()}
+    return dataclasses.replace(item, cells=stand_ins)
 
 
 def _refuse_inside(output: Folder, data: Input) -> None:

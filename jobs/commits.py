@@ -11,10 +11,11 @@ import contextlib
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import CheckpointManager
@@ -97,19 +98,49 @@ class TaskFiles:
 
 
 def committed_keys(output: Folder) -> dict[str, KeySet]:
-    """Keys of the rows that earlier runs have written, by write task. What was not committed is deleted first."""
-    files = roll_back(output)
+    """Keys of the rows that earlier runs have written, by write task; no row is of two.
+
+    What was not committed is deleted first, and so is the later one of two tasks with a row in common, and one whose
+    checkpoint cannot be read.
+    """
+    while True:
+        written = _read_keys(output, roll_back(output).committed)
+        bad = [task for task, keys in written.items() if keys is None] or _repeated(written)
+        if not bad:
+            return {task: keys for task, keys in written.items() if keys is not None}
+        void(output, bad)
+
+
+def _read_keys(output: Folder, committed: Mapping[str, str]) -> dict[str, KeySet | None]:
     filesystem = output.arrow()
 
-    def read(path: str) -> KeySet:
-        return KeySet.of(pq.read_table(path, columns=[KEY], filesystem=filesystem)[KEY].to_numpy())
+    def read(path: str) -> KeySet | None:
+        try:
+            return KeySet.of(pq.read_table(path, columns=[KEY], filesystem=filesystem)[KEY].to_numpy())
+        except pa.ArrowInvalid:  # a machine that lost its power may leave a name without content
+            return None
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(files.committed, pool.map(read, files.committed.values()), strict=True))
+        return dict(zip(committed, pool.map(read, committed.values()), strict=True))
+
+
+def _repeated(written: Mapping[str, KeySet | None]) -> list[str]:
+    """Tasks that have rows in common with an earlier one."""
+    sets = {task: keys for task, keys in sorted(written.items()) if keys is not None}
+    seen = KeySet.union(sets.values())
+    if len(seen) == sum(map(len, sets.values())):
+        return []
+    repeated, seen = [], KeySet()
+    for task, keys in sets.items():
+        if seen.counts(keys.starts, keys.stops).any():
+            repeated.append(task)
+        else:
+            seen = KeySet.union([seen, keys])
+    return repeated
 
 
 def finished_keys(output: Folder) -> KeySet:
-    """Keys of all rows that earlier runs have written. What was not committed is deleted first."""
+    """Keys of all rows that earlier runs have written, after the same."""
     return KeySet.union(committed_keys(output).values())
 
 
@@ -137,8 +168,8 @@ def roll_back(output: Folder) -> TaskFiles:
 
 def void(output: Folder, tasks: Iterable[str]) -> None:
     """Marks write tasks as not done; the next `roll_back` deletes their files."""
-    for task in tasks:
-        output.write(f"{CHECKPOINT}/{task}{VOID}", b"")
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(lambda task: output.write(f"{CHECKPOINT}/{task}{VOID}", b""), tasks))
 
 
 def undo(output: Folder, keys: KeySet) -> KeySet:

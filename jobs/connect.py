@@ -43,6 +43,7 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         context.checkpoint_config = None
+        context.custom_execution_callback_classes = []
         if ours:
             ray.shutdown()
 

@@ -20,8 +20,9 @@ from pipelines.tasks import Task
 FINGERPRINT = f"{STATE}/fingerprint.json"
 CONFIG = f"{STATE}/config.json"
 RESULTS = 2  # raised when rows get other keys or results than before
+# What --fresh deletes; the commits first: should it be interrupted, data without a commit do not count.
 OURS = (
-    "data/status=ok", "data/status=failed", "subtitles", CHECKPOINT, RETRIED, INVENTORY, FINGERPRINT, CONFIG, SUMMARY, REPORT
+    CHECKPOINT, RETRIED, INVENTORY, "data/status=ok", "data/status=failed", "subtitles", FINGERPRINT, CONFIG, SUMMARY, REPORT
 )  # fmt: skip
 SECRET = re.compile(
     r"(.*(access|api|auth|hf|session|security)_?)?token|.*(secret|password|credential).*|(.*_)?key", re.IGNORECASE
@@ -65,8 +66,12 @@ def public(config: JobConfig) -> str:
     return json.dumps({**shown, "model_kwargs": without_secrets(shown["model_kwargs"])}, indent=2)
 
 
-def refuse_different(output: Folder, work: Mapping[str, object]) -> None:
-    """Raises OutputError where the folder holds the result of other work than `work`, a fingerprint, or of unknown origin."""
+def refuse_different(output: Folder, work: Mapping[str, object]) -> bool:
+    """Whether the folder holds the result of this work, a fingerprint; False where it holds none.
+
+    Raises:
+        OutputError: it holds the result of other work, or of unknown origin, or cannot be read.
+    """
     try:
         earlier = output.read(FINGERPRINT)
         is_foreign = earlier is None and bool((output / DATA).files())
@@ -76,6 +81,7 @@ def refuse_different(output: Folder, work: Mapping[str, object]) -> None:
         raise OutputError(f"output.path: {output.url}/data holds files of unknown origin; choose another folder")
     if earlier is not None:
         _refuse_different(output.url, json.loads(earlier), work)
+    return earlier is not None
 
 
 def claim(output: Folder, work: Mapping[str, object], config: JobConfig, fresh: bool) -> None:

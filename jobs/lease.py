@@ -77,6 +77,7 @@ class Lease:
             self._thread.join()
             if not self._lost:
                 with contextlib.suppress(Exception):  # without a process behind it the file stands in nobody's way
+                    refuse_other(self._output, self.run)
                     (self._output / LEASE).remove()
 
     def _created(self) -> bool:

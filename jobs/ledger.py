@@ -163,6 +163,7 @@ class Guard:
 def _name(operator: str, table: pa.Table) -> str:
     """The same for the same rows in the same operator."""
     digest = hashlib.blake2b(operator.encode(), digest_size=16)
-    for column in {KEY, "segment"} & set(table.column_names):
-        digest.update(repr(table[column].to_pylist()).encode())
+    for column in (KEY, "segment"):
+        if column in table.column_names:
+            digest.update(repr(table[column].to_pylist()).encode())
     return digest.hexdigest()

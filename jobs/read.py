@@ -17,9 +17,8 @@ from ray.data.datasource import Datasource, ReadTask
 from jobs.formats.streams import READ_BYTES, READ_ROWS
 from jobs.formats.table import FORMATS
 from jobs.keys import KeySet
-from jobs.retries import is_transient
 from jobs.rows import ARGUMENT, ERROR, ERRORS, ID, KEEP, KEY, POSITION, READ_S, SOURCE, error_array
-from jobs.sources import Columns, Input, Source
+from jobs.sources import Columns, Input, Source, is_damage
 from jobs.storage import reason
 from pipelines.errors import RowError
 
@@ -195,7 +194,7 @@ def _spans(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Colum
                 position += batch.num_rows
                 started = time.perf_counter()
         except Exception as error:  # readers raise whatever they like about a damaged file
-            if is_transient(error):
+            if not is_damage(error):
                 raise
             missing = _unreadable(piece.first + piece.rows - position, columns)
             yield _Span(missing, source, position, time.perf_counter() - started, _about_file(source, error))

@@ -7,19 +7,20 @@ The notes stay: they say how often a row has been tried.
 from __future__ import annotations
 
 import contextlib
+import json
 import posixpath
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from jobs.commits import CHECKPOINT, committed_keys, task_of
+from jobs.commits import CHECKPOINT, TASK, THREADS, committed_keys, task_of
 from jobs.formats.table import WHOLE_FILE
-from jobs.keys import Keys, KeySet, first_key
+from jobs.keys import NONE, Keys, KeySet, first_key
 from jobs.rows import ERRORS, KEY, POSITION, SOURCE
 from jobs.storage import STATE, Folder
 from jobs.write import count_rows
@@ -32,7 +33,25 @@ NOTES = pa.schema([("task", pa.string()), (KEY, pa.uint64()), ("attempts", pa.in
 
 def failed_rows(output: Folder) -> int:
     """Rows under data/status=failed, of all runs so far."""
-    return sum(count_rows(path, output.arrow()) for path in (output / FAILED).files())
+    filesystem = output.arrow()
+    with ThreadPoolExecutor(THREADS) as pool:
+        return sum(pool.map(lambda path: count_rows(path, filesystem), _failed_files(output).values()))
+
+
+def failed_keys(output: Folder) -> KeySet:
+    """The keys of these rows."""
+    return KeySet.of(np.concatenate([NONE, *(notes[KEY].to_numpy() for notes in _all_notes(output))]))
+
+
+def _failed_files(output: Folder) -> dict[str, str]:
+    """By write task."""
+    paths = (output / FAILED).files()
+    return {task_of(path): path for path in paths if TASK.fullmatch(posixpath.basename(path).split(".")[0])}
+
+
+def _all_notes(output: Folder) -> list[pa.Table]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(lambda path: _notes_of(output, path), _failed_files(output).values()))
 
 
 def release(output: Folder, only: KeySet | None = None) -> KeySet:
@@ -46,8 +65,7 @@ def release(output: Folder, only: KeySet | None = None) -> KeySet:
         Their keys.
     """
     resume(output)
-    notes = [_notes_of(output, path) for path in (output / FAILED).files()]
-    chosen = [each for each in notes if only is None or only.holds(each[KEY].to_numpy()).any()]
+    chosen = [each for each in _all_notes(output) if only is None or only.holds(each[KEY].to_numpy()).any()]
     if not chosen:
         return KeySet()
     table = pa.concat_tables(chosen)
@@ -61,11 +79,18 @@ def release(output: Folder, only: KeySet | None = None) -> KeySet:
 def resume(output: Folder) -> None:
     """Carries out what was written down and not done."""
     begun = [path for path in (output / RETRIED).files() if path.endswith(BEGUN)]
-    written = committed_keys(output) if begun else {}
+    if not begun:
+        return
+    written, failed = committed_keys(output), _failed_files(output)
     for path in begun:
         notes = pq.read_table(path, filesystem=output.arrow())
-        for task, keys in _by_task(notes):
-            _forget(output, task, written.get(task, KeySet()).without(KeySet.of(keys)))
+
+        def forget(task_keys: tuple[str, Keys]) -> None:
+            task, keys = task_keys
+            _forget(output, task, written.get(task, KeySet()).without(KeySet.of(keys)), failed.get(task))
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(forget, _by_task(notes)))
         output.fs.mv(path, path.removesuffix(BEGUN) + ".parquet")
 
 
@@ -77,15 +102,15 @@ def released_keys(output: Folder) -> KeySet:
 def attempts(output: Folder) -> dict[int, int]:
     """How often rows that failed have been tried by earlier runs, by key."""
     known: dict[int, int] = {}
-    for path in (output / RETRIED).files():
+    for path in [path for path in (output / RETRIED).files() if path.endswith(".parquet")]:
         notes = pq.read_table(path, filesystem=output.arrow())
         for key, count in zip(notes[KEY].to_pylist(), notes["attempts"].to_pylist(), strict=True):
             known[key] = max(known.get(key, 0), count)
     return known
 
 
-def _forget(output: Folder, task: str, left: KeySet) -> None:
-    """Leaves a write task with `left` as its rows and no failed ones; may be done twice."""
+def _forget(output: Folder, task: str, left: KeySet, failed: str | None) -> None:
+    """Leaves a write task with `left` as its rows, and without the file `failed`; may be done twice."""
     checkpoint = f"{CHECKPOINT}/{task}.parquet"
     if len(left):
         content = pa.BufferOutputStream()
@@ -93,10 +118,9 @@ def _forget(output: Folder, task: str, left: KeySet) -> None:
         output.write(checkpoint, content.getvalue().to_pybytes())
     else:
         (output / checkpoint).remove()
-    for path in (output / FAILED).files():
-        if task_of(path) == task:
-            with contextlib.suppress(FileNotFoundError):
-                output.fs.rm_file(path)
+    if failed is not None:
+        with contextlib.suppress(FileNotFoundError):
+            output.fs.rm_file(failed)
 
 
 def _by_task(notes: pa.Table) -> Iterator[tuple[str, Keys]]:
@@ -108,12 +132,11 @@ def _by_task(notes: pa.Table) -> Iterator[tuple[str, Keys]]:
 
 def _notes_of(output: Folder, path: str) -> pa.Table:
     """The failed rows of one file, as NOTES."""
-    rows = _dataset(output, path).to_table(columns=[SOURCE, POSITION, ERRORS]).to_pylist()
+    with output.arrow().open_input_file(path) as file:
+        if path.endswith(".parquet"):
+            rows = pq.read_table(file, columns=[SOURCE, POSITION, ERRORS]).to_pylist()
+        else:
+            rows = [json.loads(line) for line in file.read().splitlines()]
     keys = [first_key(row[SOURCE]) + (WHOLE_FILE if row[POSITION] is None else row[POSITION]) for row in rows]
     tried = [row[ERRORS]["attempts"] for row in rows]
     return pa.table({"task": [task_of(path)] * len(rows), KEY: pa.array(keys, pa.uint64()), "attempts": tried}).cast(NOTES)
-
-
-def _dataset(output: Folder, path: str) -> pads.Dataset:
-    kind = "parquet" if posixpath.splitext(path)[1] == ".parquet" else "json"
-    return pads.dataset(path, format=kind, filesystem=output.arrow())

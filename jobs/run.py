@@ -27,7 +27,7 @@ from jobs.read import pieces
 from jobs.report import render
 from jobs.resources import Plan, free_nodes, make_plan
 from jobs.retries import StorageError
-from jobs.retry import attempts
+from jobs.retry import attempts, failed_rows
 from jobs.storage import REPORT, SUMMARY, reason
 from jobs.summary import summarize
 from jobs.write import Sink, Written
@@ -69,9 +69,10 @@ def _run(job: Job, address: str | None, started: float) -> dict[str, object]:
             with connected(address):
                 plan = make_plan(free_nodes(job.config.engine), job.config.engine, job.work)
                 _execute(job, plan, written)
-                again = _missing(job, written)
+                again = _missing(job)
                 if again:
                     _execute(again, make_plan(free_nodes(job.config.engine), job.config.engine, again.work), written)
+                _settle(job, written)
         _balance(job, written)
     except JobError as error:
         _conclude(job, plan, written, started)
@@ -121,8 +122,12 @@ def _execute(job: Job, plan: Plan, written: Written) -> None:
         thread.join(STOP_S)
         written.deaths += count.deaths
         written.add(sink.written if not failure else Written(count.ok, count.failed))
+    if len(stop) > 1:  # the first says why; the last is put there in any case
+        raise stop[0]
     if failure:
-        raise stop[0] if len(stop) > 1 else _stopped(failure[0]) from failure[0]
+        raise _stopped(failure[0]) from failure[0]
+    if thread.is_alive():
+        raise JobError("the workers do not stop; see to it that none is left on the cluster, then the same command continues")
 
 
 def _follow(job: Job, thread: threading.Thread, ledger: ActorHandle, stop: list[JobError]) -> Count:
@@ -141,7 +146,6 @@ def _follow(job: Job, thread: threading.Thread, ledger: ActorHandle, stop: list[
             elif count.failed + job.failed_earlier > limit:
                 stop.append(JobError(_too_many(count.failed + job.failed_earlier, job)))
             if stop:
-                thread.join(STOP_S)
                 break
     finally:
         progress.close()
@@ -177,24 +181,30 @@ def _cause(error: BaseException) -> str:
     return _cause(inner)
 
 
-def _missing(job: Job, written: Written) -> Job | None:
-    """The job of the rows that went in and did not come out, if there are any."""
-    count = job.rows_left - written.ok - written.failed
-    if count <= 0:
-        return None
+def _missing(job: Job) -> Job | None:
+    """The job of the rows that went in and were not committed, if there are any."""
     finished = KeySet.union([job.finished, finished_keys(job.output)])
+    count = job.data.rows - job.data.finished_rows(finished)
+    if not count:
+        return None
     left = pieces(job.data, finished)
     return dataclasses.replace(job, finished=finished, left=left, work=dataclasses.replace(job.work, rows=count))
 
 
-def _balance(job: Job, written: Written) -> None:
-    """Raises JobError where rows are missing or too many have failed."""
-    done = written.ok + written.failed
-    if done != job.rows_left:
+def _settle(job: Job, written: Written) -> None:
+    """Raises JobError where rows are missing still. Counts those again that were written and then taken back."""
+    again = _missing(job)
+    if again:
         raise JobError(
-            f"{job.rows_left} rows were to be done and {done} were written to {job.output.url}; run the same command again, "
-            "and dray verify to see what is there"
+            f"{again.rows_left} of {job.rows_left} rows are missing from {job.output.url}; run the same command again"
         )
+    if written.ok + written.failed != job.rows_left:
+        written.failed = failed_rows(job.output) - job.failed_earlier
+        written.ok = job.rows_left - written.failed
+
+
+def _balance(job: Job, written: Written) -> None:
+    """Raises JobError where too many rows have failed."""
     failed = written.failed + job.failed_earlier
     if failed > job.config.errors.max_failed_fraction * job.data.rows:
         raise JobError(_too_many(failed, job))

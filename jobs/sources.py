@@ -125,7 +125,7 @@ def _common_type(column: str, sources: Sequence[Source]) -> pa.DataType:
 def _inspected(fs: fsspec.AbstractFileSystem, files: Sequence[Source], known: Mapping[str, Source]) -> tuple[Source, ...]:
     def inspect(file: Source) -> Source:
         earlier = known.get(file.name)
-        return earlier if earlier is not None and is_same(file, earlier) else _inspect(fs, file)
+        return replace(earlier, path=file.path) if earlier is not None and is_same(file, earlier) else _inspect(fs, file)
 
     if all(FORMATS[file.format].is_row for file in files):  # nothing is opened, so there is nothing to wait for
         return tuple(map(inspect, files))
@@ -148,7 +148,8 @@ def _inspect(fs: fsspec.AbstractFileSystem, file: Source) -> Source:
 
 def is_damage(error: BaseException) -> bool:
     """Whether an error while a file is read says that its content is bad, and not that it is out of reach."""
-    return not isinstance(error, (FileNotFoundError, PermissionError)) and not is_transient(error)
+    is_of_the_system = isinstance(error, OSError) and error.errno is not None  # decoders' own have none
+    return not is_of_the_system and not is_transient(error)
 
 
 def _columns(config: JobConfig, task: Task, sources: Sequence[Source]) -> Columns:

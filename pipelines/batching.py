@@ -44,7 +44,7 @@ class Part:
 
 @dataclass
 class Limits:
-    """How large a batch may be: a number of parts, or of padded elements. Running out of memory lowers both."""
+    """How large a batch may be: a number of parts, or of padded elements. Running out of memory lowers the latter."""
 
     parts: int
     elements: int
@@ -64,9 +64,9 @@ class Limits:
         return max(1, min(self.parts, self.elements // max(1, cost)))
 
     def lower(self, parts: int, cost: int) -> None:
-        """Remembers that `parts` parts of `cost` elements were too much."""
-        self.parts = min(self.parts, max(1, parts // 2))
-        self.elements = min(self.elements, max(1, parts * cost // 2))
+        """Remembers that `parts` parts of `cost` elements were too much; of one part alone there is nothing to learn."""
+        if parts > 1:
+            self.elements = min(self.elements, max(1, parts * cost // 2))
 
 
 def pack(parts: Sequence[Part], limits: Limits) -> list[list[int]]:

@@ -144,10 +144,10 @@ def forward_parts(phases: Phases, parts: Sequence[Part], limits: Limits, watch: 
         free_cached_memory()
 
     for batch in pack(parts, limits):
-        # Limits may have become lower since the batches were packed.
-        room = limits.room(max(parts[index].cost for index in batch))
-        for start in range(0, len(batch), room):
-            bisect(batch[start : start + room], run, failed, out_of_memory)
+        while batch:  # limits may have become lower since it was packed
+            room = limits.room(max(parts[index].cost for index in batch))
+            bisect(batch[:room], run, failed, out_of_memory)
+            batch = batch[room:]
     return results
 
 

@@ -1,6 +1,7 @@
 """What interrupted write tasks leave behind, in every order, is taken back; what was committed stays."""
 
 import contextlib
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,9 +10,10 @@ import pytest
 from jobs import retry
 from jobs.commits import CHECKPOINT, PENDING, VOID, committed_keys, finished_keys, roll_back, undo
 from jobs.keys import KeySet, first_key
-from jobs.retry import attempts, failed_rows, release, released_keys, resume
+from jobs.retry import attempts, failed_keys, failed_rows, release, released_keys, resume
 from jobs.rows import ERROR, KEY
 from jobs.storage import Folder
+from pipelines.config import parse_config
 
 BASE = first_key("a.parquet")
 ONE, TWO, THREE = (f"{digit * 32}_000000" for digit in "123")
@@ -151,3 +153,66 @@ def test_releasing_may_be_interrupted_anywhere(output, monkeypatch, dies_at):
     assert positions(finished_keys(output)) == [0, 2, 4]
     assert failed_rows(output) == 0
     assert positions(released_keys(output)) == [1, 3, 5, 6, 7]
+
+
+def test_rows_that_two_tasks_have_written_are_taken_back_from_the_later(output):
+    write(output, ONE, range(5))
+    write(output, TWO, range(4, 8))
+    write(output, THREE, range(8, 9))
+    assert positions(finished_keys(output)) == [0, 1, 2, 3, 4, 8]
+    assert not [name for name in names(output) if TWO in name and not name.endswith(VOID)]
+
+
+def test_a_checkpoint_without_content_counts_as_none(output):
+    write(output, ONE, range(5))
+    write(output, TWO, range(5, 8))
+    output.write(f"{CHECKPOINT}/{ONE}.parquet", b"")
+    assert positions(finished_keys(output)) == [5, 6, 7]
+    assert not [name for name in names(output) if name.startswith("data/") and ONE in name]
+
+
+def test_what_others_leave_beside_failed_rows_is_no_hindrance(output):
+    write(output, ONE, range(5), failed=(1,))
+    output.write("data/status=failed/.DS_Store", b"x")
+    output.write(f"data/status=failed/.{TWO}.parquet.part", b"half")
+    output.write("_dray/retried/x.begun.parquet.77.tmp", b"half")
+    assert failed_rows(output) == 1
+    assert positions(failed_keys(output)) == [1]
+    assert attempts(output) == {}
+
+
+def test_failed_rows_of_json_lines(output):
+    write(output, ONE, range(3), failed=(1,))
+    error = {"stage": "read", "type": "ValueError", "message": "a\u2028b", "attempts": 2}
+    rows = [
+        {"id": "x", "source": name, "source_row": row, "error": error} for name, row in (("2026-01-01", None), ("a.parquet", 7))
+    ]
+    keys = pa.array([first_key("2026-01-01") - 1, BASE + 7], pa.uint64())
+    put(output, f"{CHECKPOINT}/{TWO}.parquet", pa.table({KEY: keys}))
+    output.write(f"data/status=failed/{TWO}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    assert failed_rows(output) == 3
+    assert sorted(release(output).keys().tolist()) == sorted([*keys.to_pylist(), BASE + 1])
+    assert attempts(output)[BASE + 7] == 2
+
+
+@pytest.mark.parametrize("dies_at", range(8))
+def test_starting_afresh_may_be_interrupted_anywhere(output, monkeypatch, dies_at):
+    from jobs.fingerprint import claim
+
+    config = parse_config({"model": "m", "input": {"path": "in"}, "output": {"path": output.url}})
+    claim(output, {"model": "m"}, config, fresh=False)
+    write(output, ONE, range(4), failed=(2,))
+    steps, remove = iter(range(100)), Folder.remove
+
+    def dying(self):
+        if next(steps) == dies_at:
+            raise KeyboardInterrupt
+        remove(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "remove", dying)
+        with contextlib.suppress(KeyboardInterrupt):
+            claim(output, {"model": "m"}, config, fresh=True)
+    finished = positions(finished_keys(output))
+    rows = [name for name in names(output) if name.startswith("data/")]
+    assert (finished, len(rows)) in [([0, 1, 2, 3], 2), ([], 0)]

@@ -90,9 +90,21 @@ def test_damaged_files_are_reported_and_the_rest_is_done(models, tmp_path):
     assert {row["source"] for row in rows_of(tmp_path / "out")} == {str(files[4])}
     for file, content in zip(files, whole, strict=True):
         file.write_bytes(content)
-    again = parse_config({**raw, "input": {**raw["input"], "changed": "redo"}})
-    assert run(again)["rows_in"] == 100
+    assert run(parse_config(raw))["rows_in"] == 100  # nothing good came of any of them, so nothing is refused
     assert len({row["id"] for row in rows_of(tmp_path / "out")}) == len(rows_of(tmp_path / "out")) == 100
+    assert not rows_of_failed(tmp_path)
+
+
+def test_mended_files_are_retried(models, tmp_path):
+    write_texts(tmp_path / "in", builders.texts(30), 3)
+    file = tmp_path / "in" / "1.parquet"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100])
+    config = parse_config(raw_text_job(models, tmp_path))
+    assert (run(config)["rows_ok"], len(rows_of_failed(tmp_path))) == (20, 1)
+    file.write_bytes(whole)
+    assert run(config, again=True)["rows_ok"] == 10
+    assert len({row["id"] for row in rows_of(tmp_path / "out")}) == 30
     assert not rows_of_failed(tmp_path)
 
 

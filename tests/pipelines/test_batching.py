@@ -62,3 +62,11 @@ def test_out_of_memory_lowers_the_limits_and_loses_nothing():
     assert sorted(done) == list(range(64))
     assert limits.room(10) <= 5
     assert all(len(batch) <= 5 for batch in pack(queue, limits))
+
+
+def test_a_part_that_does_not_fit_alone_lowers_nothing():
+    limits = Limits.budget(1000)
+    limits.lower(1, 900)
+    assert limits.room(10) == 100
+    limits.lower(2, 400)
+    assert (limits.room(10), limits.room(400)) == (40, 1)
