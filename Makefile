@@ -5,7 +5,7 @@ BIN := .venv/bin
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo examples test check conformance drill fuzz bench lock clean
+.PHONY: demo examples test check conformance drill slow fuzz bench lock clean
 
 demo: .venv/ready
 	$(BIN)/python -m jobs.run configs/demo.yaml --fresh
@@ -29,6 +29,10 @@ conformance: .venv/ready
 # Every fault that a long job meets, one after the other: what happened, and whether all rows are there.
 drill: .venv/ready
 	$(BIN)/python -m pytest -q -m "slow or not slow" tests/drills
+
+# The tests that `make test` leaves out.
+slow: .venv/ready
+	$(BIN)/python -m pytest -q -m slow
 
 # 10,000 damaged, absurd and hostile recordings, images and texts.
 fuzz: .venv/ready

@@ -51,6 +51,7 @@ def found_out(job, book, deadly: dict[int, str], failing: list[int]) -> None:
     book(f"rows that crash, hang or fail ({job.layout})", f"{deaths} workers died; each row found", balance)
 
 
+@pytest.mark.slow
 def test_rows_that_ruin_the_accelerator(cluster, trouble, folder, book):
     """After a failed assertion in a CUDA kernel a process cannot use the card any more."""
     texts = with_trouble(builders.texts(120, median=8), ruin=[60])
@@ -61,6 +62,7 @@ def test_rows_that_ruin_the_accelerator(cluster, trouble, folder, book):
     book("a row that ruins the accelerator", "the worker was replaced", balance)
 
 
+@pytest.mark.slow
 def test_memory_that_is_too_small_for_the_batches(cluster, folder, tmp_path, book):
     model = trouble_model(tmp_path / "model", fitting=400)
     job = text_job(folder, model, cluster.address, builders.texts(300, median=20, longest=200))
@@ -74,6 +76,7 @@ def test_memory_that_is_too_small_for_the_batches(cluster, folder, tmp_path, boo
     book("batches larger than the memory", said, balance)
 
 
+@pytest.mark.slow
 def test_too_many_failed_rows_end_the_job_early(cluster, folder, tmp_path, book):
     model, texts = trouble_model(tmp_path / "model", seconds=0.01), builders.texts(900, median=8)
     failing = list(range(0, 900, 3))

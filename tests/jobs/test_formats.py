@@ -157,11 +157,18 @@ def test_compressed_files(tmp_path, kind, suffix):
 
 @pytest.mark.parametrize(
     "name",
-    ["a.txt", "a.jsonl", "a.csv", "a.txt.gz", "a.jsonl.zst", "a.csv.bz2", "a.arrow", "a.tar", "a.tar.gz"],
+    ["a.txt", "a.jsonl", "a.csv", "a.txt.gz", "a.jsonl.zst", "a.csv.bz2"],
 )
 def test_empty_files_hold_no_rows(tmp_path, name):
     packed(tmp_path / name, b"")
     with pytest.raises(InputError, match=r"holds no rows"):
+        opened(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.arrow", "a.tar", "a.tar.gz", "a.parquet"])
+def test_files_that_cannot_be_empty_are_damaged(tmp_path, name):
+    packed(tmp_path / name, b"")
+    with pytest.raises(InputError, match=rf"{name} is not a readable "):
         opened(tmp_path / name)
 
 

@@ -88,7 +88,7 @@ def test_damaged_files_are_reported_and_the_rest_is_done(models, tmp_path):
         assert f"{file} is not a readable parquet file: " in row["error"]["message"]
     assert sorted(row["source_row"] for row in by_file[str(files[3])]) == list(range(20))
     assert {row["source"] for row in rows_of(tmp_path / "out")} == {str(files[4])}
-    for file, content in zip(files, whole, strict=True):
+    for file, content in zip(files[:4], whole, strict=False):
         file.write_bytes(content)
     assert run(parse_config(raw))["rows_in"] == 100  # nothing good came of any of them, so nothing is refused
     assert len({row["id"] for row in rows_of(tmp_path / "out")}) == len(rows_of(tmp_path / "out")) == 100
