@@ -18,7 +18,7 @@ from pipelines.models.model_kwargs import sort_kwargs
 from pipelines.phases import Item, Phases
 from pipelines.watch import Watch
 
-TEXTS = [Item({"text": text}, seed=seed) for seed, text in enumerate(builders.texts(6, 3, 8.0, 0.6, 30))]
+TEXTS = [Item({"text": text}, key=seed) for seed, text in enumerate(builders.texts(6, 3, 8.0, 0.6, 30))]
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "return_full_text": False}
 BERT = {"bert.embeddings": "cpu", "bert.encoder.layer.0": "disk", "bert.encoder.layer.1": "cpu", "bert.pooler": "cpu"}
 LLAMA = {"model.embed_tokens": "disk", "model.layers.0": "cpu", "model.layers.1": "disk", "model.norm": "cpu"}
