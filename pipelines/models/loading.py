@@ -36,6 +36,9 @@ def load_phases(config: JobConfig, weights: bool, device: str = "cpu") -> Phases
         ConfigError: no such task, or an argument that is set elsewhere in the config.
         ModelError: the model cannot be loaded, does not fit the task or refuses a parameter.
     """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     task = resolve_task(config)
     kwargs = sort_kwargs(config)
     source = locate(config, task.name, weights)

@@ -23,8 +23,9 @@ from jobs.run import run
 from jobs.storage import Folder
 from pipelines.config import JobConfig, parse_config
 
-ROWS, FILES, BLOCK = 1_000_000, 100, 2_000  # BLOCK rows were written by each write task
-MANY, LEFT = 10_000_000, 0.01
+ROWS, FILES, BLOCK = 1_000_000, 100, 990  # BLOCK rows were written by each write task
+LEFT = 0.01  # of every file
+MANY, BATCH = 10_000_000, 2_000  # for the memory of finished rows
 
 
 def config_of(folder: Path, model: str, output: str, files: str) -> JobConfig:
@@ -89,8 +90,8 @@ print(len(keys), keys.starts.nbytes + keys.stops.nbytes, grown, seconds)
 def memory(folder: Path, gaps: int) -> tuple[int, int, int, float]:
     """Of MANY finished rows, every `gaps`-th of which is missing: how many, bytes kept, peak growth in bytes, seconds."""
     output = Folder(str(folder), {})
-    for task in range(MANY // BLOCK):
-        keys = keys_between(1 + task * BLOCK, 1 + (task + 1) * BLOCK)
+    for task in range(MANY // BATCH):
+        keys = keys_between(1 + task * BATCH, 1 + (task + 1) * BATCH)
         leave(output, f"{task:032x}_000000", keys[keys % np.uint64(gaps) != 0] if gaps else keys, None)
     done = subprocess.run([sys.executable, "-c", MEMORY, str(folder)], capture_output=True, text=True, check=True)
     rows, kept, grown, seconds = done.stdout.split()
