@@ -69,10 +69,11 @@ def _run(job: Job, address: str | None, started: float) -> dict[str, object]:
             with connected(address):
                 plan = make_plan(free_nodes(job.config.engine), job.config.engine, job.work)
                 _execute(job, plan, written)
-                again = _missing(job)
-                if again:
-                    _execute(again, make_plan(free_nodes(job.config.engine), job.config.engine, again.work), written)
-                _settle(job, written)
+                missing = _missing(job)
+                if missing:
+                    _execute(missing, make_plan(free_nodes(job.config.engine), job.config.engine, missing.work), written)
+                    missing = _missing(job)
+                _settle(job, written, missing)
         _balance(job, written)
     except JobError as error:
         _conclude(job, plan, written, started)
@@ -191,13 +192,11 @@ def _missing(job: Job) -> Job | None:
     return dataclasses.replace(job, finished=finished, left=left, work=dataclasses.replace(job.work, rows=count))
 
 
-def _settle(job: Job, written: Written) -> None:
+def _settle(job: Job, written: Written, missing: Job | None) -> None:
     """Raises JobError where rows are missing still. Counts those again that were written and then taken back."""
-    again = _missing(job)
-    if again:
-        raise JobError(
-            f"{again.rows_left} of {job.rows_left} rows are missing from {job.output.url}; run the same command again"
-        )
+    if missing:
+        rows = f"{missing.rows_left} of {job.rows_left} rows"
+        raise JobError(f"{rows} are missing from {job.output.url}; run the same command again")
     if written.ok + written.failed != job.rows_left:
         written.failed = failed_rows(job.output) - job.failed_earlier
         written.ok = job.rows_left - written.failed
