@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import builders
@@ -51,6 +52,9 @@ ITEMS = [Item({"text": text}) for text in builders.texts(3)]
 @pytest.fixture(autouse=True)
 def own_modules(monkeypatch, tmp_path):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, name)  # of other tests
     monkeypatch.setattr("builtins.input", lambda *prompt: pytest.fail("transformers asked"))
 
 
