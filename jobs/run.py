@@ -175,11 +175,15 @@ def _stopped(error: BaseException) -> JobError:
 
 def _cause(error: BaseException) -> str:
     """What an error of Ray's comes from, in one line: what dray itself says, or else the innermost cause."""
-    inner = getattr(error, "cause", None) or error.__cause__
-    if isinstance(error, DrayError) or inner is None or inner is error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-        return lines[0] if isinstance(error, DrayError) else f"{type(error).__name__}: {lines[-1]}"
-    return _cause(inner)
+    within = getattr(error, "cause", None)  # Ray's own errors say in their text where, and in here what
+    if within is not None and within is not error:
+        return _cause(within)
+    if isinstance(error, DrayError):
+        return str(error)
+    if error.__cause__ is not None:
+        return _cause(error.__cause__)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
 
 
 def _missing(job: Job) -> Job | None:
