@@ -18,6 +18,7 @@ from pipelines.watch import Watch
 
 WINDOW = 32  # budgets of parts that are preprocessed, then sorted by length and batched together
 WINDOW_ELEMENTS = 1 << 25  # and at most so many elements, 128 MiB of float32
+LARGEST, SMALLEST = ("peak_bytes",), ("first_forward", "batch_elements")  # of the figures of a Meter, the others are summed
 
 
 @dataclass
@@ -51,9 +52,9 @@ class Meter:
 
     def add(self, other: Meter) -> None:
         """Adds each figure; keeps the larger peak and the earlier start."""
-        join = {"peak_bytes": max, "first_forward": min, "batch_elements": min}
         for name, value in other.values().items():
-            setattr(self, name, join.get(name, operator.add)(getattr(self, name), value))
+            join = max if name in LARGEST else min if name in SMALLEST else operator.add
+            setattr(self, name, join(getattr(self, name), value))
 
     def take(self) -> Meter:
         """A copy; this one starts again from zero."""
