@@ -22,6 +22,8 @@ class ProgressLine:
     def show(self, count: Count) -> None:
         """Prints, if the interval is over."""
         now = time.monotonic()
+        if count.done < self._ahead:  # a ledger that was lost begins again
+            self._first, self._ahead = None, 0
         if self._first is None and count.done:
             self._first, self._ahead = now, count.done
         if now - self._shown < self._interval:

@@ -20,12 +20,13 @@ from pipelines.errors import ConfigError
 
 POOLS = 0.8  # share of the CPUs that actors may hold
 ACTOR_BYTES = 700 << 20  # a worker with torch and transformers loaded, before any weights
-THREADS = 2  # cores of a copy of the model: as fast as two copies of one thread, and starts sooner
+THREADS = 2  # cores of a copy of the model, where nothing was tuned: as fast as two of one thread, and starts sooner
 BLOCK_SECONDS = 4.0  # model work in a block: how much an interruption can cost, and how often results appear
 SMALLEST_BLOCK, LARGEST_BLOCK = 8, 2048  # rows, where there are enough
 MOST_HELPERS = 32  # preprocessing actors for one model actor: one accelerator outruns few CPUs, but not without end
 CPU_FLOPS, ACCELERATOR_FLOPS = 4e10, 2e13  # of one thread, of one device: cautious guesses that size blocks, no more
 ROW_SECONDS = 5e-4  # overhead of a row
+TUNING_SHARE, LEAST_TUNING, MOST_TUNING = 0.02, 1.0, 8.0  # of a job's time; seconds: less is of no use, more is not needed
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,14 @@ class Work:
         row_flops: of the model for an average row.
         weight_bytes: of the model.
         fans_out: whether long items are worth spreading over the pool.
+        threads: that a copy of the model should have on CPUs.
     """
 
     rows: int
     row_flops: float
     weight_bytes: int
     fans_out: bool
+    threads: int = THREADS
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Plan:
         threads: of torch in each model actor.
         task_cpus: of each read, repartition and write task.
         block_rows: rows of a block.
+        tuning_s: seconds that a worker may spend on finding how large a batch should be, where that is not known.
     """
 
     layout: Literal["fused", "staged"]
@@ -83,6 +87,7 @@ class Plan:
     threads: int
     task_cpus: float
     block_rows: int
+    tuning_s: float = 0.0
 
     @property
     def pools(self) -> list[Pool]:
@@ -93,6 +98,11 @@ class Plan:
     def cpus(self) -> float:
         """What must be free for every operator to run at once: all pools, and one task of each of the three kinds."""
         return sum(pool.actors * pool.cpus for pool in self.pools) + 3 * self.task_cpus
+
+    def fits(self, nodes: Sequence[Node]) -> bool:
+        """Whether these nodes together have what it takes."""
+        cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+        return self.cpus <= cpus and sum(pool.actors * pool.gpus for pool in self.pools) <= gpus
 
 
 def cluster_nodes() -> list[Node]:
@@ -156,14 +166,30 @@ def make_plan(nodes: Sequence[Node], engine: EngineConfig, work: Work) -> Plan:
         threads=threads,
         task_cpus=_floor(min(0.25, cpus * (1 - POOLS) / 4)),
         block_rows=block_rows(work, speed, actors),
+        tuning_s=_tuning_seconds(work, speed, actors),
     )
+
+
+def copy_bytes(work: Work) -> int:
+    """Memory of a worker with a copy of the model."""
+    return ACTOR_BYTES + 2 * work.weight_bytes
 
 
 def block_rows(work: Work, flops_per_second: float, actors: int) -> int:
     """Rows for about BLOCK_SECONDS of model work, and few enough that every actor gets several blocks."""
-    seconds = work.row_flops / flops_per_second + ROW_SECONDS
+    seconds = _row_seconds(work, flops_per_second)
     spread = math.ceil(work.rows / (8 * actors))
     return max(1, min(max(round(BLOCK_SECONDS / seconds), SMALLEST_BLOCK), spread, LARGEST_BLOCK))
+
+
+def _row_seconds(work: Work, flops_per_second: float) -> float:
+    return work.row_flops / flops_per_second + ROW_SECONDS
+
+
+def _tuning_seconds(work: Work, flops_per_second: float, actors: int) -> float:
+    """A small share of the job; none of a short one."""
+    seconds = TUNING_SHARE * work.rows * _row_seconds(work, flops_per_second) / actors
+    return min(seconds, MOST_TUNING) if seconds >= LEAST_TUNING else 0.0
 
 
 class _Room:
@@ -182,14 +208,12 @@ class _Room:
 
 
 def _model_actors(nodes: Sequence[Node], engine: EngineConfig, work: Work, on_gpus: bool) -> tuple[int, int]:
-    """Copies of the model, and threads of each: one copy per GPU; without, one per THREADS cores as memory allows."""
-    copy_bytes = ACTOR_BYTES + 2 * work.weight_bytes
-    fitting = [max(0, int(node.memory // copy_bytes)) for node in nodes]
+    """Copies of the model, and threads of each: one copy per GPU; without, one per `work.threads` cores as memory allows."""
+    needed = copy_bytes(work)
+    fitting = [max(0, int(node.memory // needed)) for node in nodes]
     if not any(fitting):
-        raise ConfigError(
-            f"model: no node has the memory for one copy of the model ({copy_bytes >> 20} MiB); use a larger node"
-        )
-    places = [int(node.gpus) if on_gpus else math.ceil(node.cpus / THREADS) for node in nodes]
+        raise ConfigError(f"model: no node has the memory for one copy of the model ({needed >> 20} MiB); use a larger node")
+    places = [int(node.gpus) if on_gpus else math.ceil(node.cpus / work.threads) for node in nodes]
     most = max(1, sum(min(fit, place) for fit, place in zip(fitting, places, strict=True)))
     seconds = work.rows * (work.row_flops / CPU_FLOPS + ROW_SECONDS)
     useful = max(1, min(work.rows, math.ceil(seconds)))  # starting an actor takes longer than a second of work

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import sys
 import threading
 import time
@@ -22,10 +23,11 @@ from jobs.connect import connected
 from jobs.flow import build, read
 from jobs.keys import KeySet
 from jobs.ledger import Count, Ledger
+from jobs.precision import decided
 from jobs.progress import ProgressLine
 from jobs.read import pieces
 from jobs.report import render
-from jobs.resources import Plan, free_nodes, make_plan
+from jobs.resources import Plan, cluster_nodes, free_nodes, make_plan
 from jobs.retries import StorageError
 from jobs.retry import attempts, failed_rows
 from jobs.storage import REPORT, SUMMARY, reason
@@ -34,7 +36,14 @@ from jobs.write import Sink, Written
 from pipelines.config import JobConfig
 from pipelines.errors import DrayError, JobError
 
+TRIES = 2  # at rows that are missing in the end, should an actor have died with them
+NODES_S = 5.0  # between two looks at the nodes
+RETRIES = re.compile(r"\s*Failed to .* after \d+/\d+ attempts \(total backoff .*", re.DOTALL)  # what Ray Data adds to errors
 STOP_S = 30.0  # for which workers that were told to stop are waited for
+
+
+class NodesLost(JobError):
+    """The nodes that are left cannot hold what was planned: actors that wait for room there may keep others out for good."""
 
 
 def run(config: JobConfig, fresh: bool = False, address: str | None = None, again: bool = False) -> dict[str, object]:
@@ -68,12 +77,8 @@ def _run(job: Job, address: str | None, started: float) -> dict[str, object]:
         if job.rows_left:
             with connected(address):
                 plan = make_plan(free_nodes(job.config.engine), job.config.engine, job.work)
-                _execute(job, plan, written)
-                missing = _missing(job)
-                if missing:
-                    _execute(missing, make_plan(free_nodes(job.config.engine), job.config.engine, missing.work), written)
-                    missing = _missing(job)
-                _settle(job, written, missing)
+                job = dataclasses.replace(job, config=decided(job, plan))
+                plan = _until_done(job, plan, written)
         _balance(job, written)
     except JobError as error:
         _conclude(job, plan, written, started)
@@ -81,6 +86,27 @@ def _run(job: Job, address: str | None, started: float) -> dict[str, object]:
             raise _stopped(error) from error
         raise
     return _conclude(job, plan, written, started)
+
+
+def _until_done(job: Job, plan: Plan, written: Written) -> Plan:
+    """Runs the dataflow until no row is missing, with a new plan where nodes are lost. Returns the last plan.
+
+    Raises:
+        JobError: rows are missing still, though all actors lived; or whatever stopped the job.
+    """
+    left: Job | None = job
+    tries = TRIES
+    while left and tries:
+        try:
+            _execute(left, plan, written)
+            tries -= 1
+        except NodesLost as lost:
+            print(f"dray: {lost}; the job goes on with those that are left", file=sys.stderr)
+        left = _missing(job)
+        if left and tries:
+            plan = make_plan(free_nodes(job.config.engine), job.config.engine, left.work)
+    _settle(job, written, left)
+    return plan
 
 
 def _conclude(job: Job, plan: Plan | None, written: Written, started: float) -> dict[str, object]:
@@ -104,7 +130,7 @@ def _execute(job: Job, plan: Plan, written: Written) -> None:
     assert job.lease is not None
     tried = attempts(job.output)
     sink = Sink(job.output, job.config.output, ledger, job.lease.run, ray.put(tried) if tried else None)
-    rows = build(read(job.data, job.left, job.finished, plan), job.config, job.schema, plan, ledger)
+    rows = build(read(job.data, job.left, job.finished, plan), job, plan, ledger)
     failure: list[BaseException] = []
 
     def write() -> None:
@@ -117,7 +143,7 @@ def _execute(job: Job, plan: Plan, written: Written) -> None:
     thread.start()
     count = Count()
     try:
-        count = _follow(job, thread, ledger, stop)
+        count = _follow(job, plan, thread, ledger, stop)
     finally:
         stop.append(JobError("the job was stopped"))
         thread.join(STOP_S)
@@ -131,10 +157,11 @@ def _execute(job: Job, plan: Plan, written: Written) -> None:
         raise JobError("the workers do not stop; see to it that none is left on the cluster, then the same command continues")
 
 
-def _follow(job: Job, thread: threading.Thread, ledger: ActorHandle, stop: list[JobError]) -> Count:
+def _follow(job: Job, plan: Plan, thread: threading.Thread, ledger: ActorHandle, stop: list[JobError]) -> Count:
     """Shows progress until the thread ends; puts into `stop` why it should. Returns the last count."""
     progress, count = ProgressLine(job.rows_left), Count()
     limit = job.config.errors.max_failed_fraction * job.data.rows
+    looked, whole = time.monotonic(), len(cluster_nodes())
     assert job.lease is not None
     try:
         while thread.is_alive():
@@ -146,6 +173,10 @@ def _follow(job: Job, thread: threading.Thread, ledger: ActorHandle, stop: list[
                 stop.append(JobError(f"another run has taken {job.output.url}, for this one was silent for too long"))
             elif count.failed + job.failed_earlier > limit:
                 stop.append(JobError(_too_many(count.failed + job.failed_earlier, job)))
+            elif time.monotonic() - looked > NODES_S:
+                looked, nodes = time.monotonic(), cluster_nodes()
+                if len(nodes) < whole and not plan.fits(nodes):
+                    stop.append(NodesLost(f"{whole - len(nodes)} of {whole} nodes are lost"))
             if stop:
                 break
     finally:
@@ -178,11 +209,12 @@ def _cause(error: BaseException) -> str:
     within = getattr(error, "cause", None)  # Ray's own errors say in their text where, and in here what
     if within is not None and within is not error:
         return _cause(within)
+    text = RETRIES.sub("", str(error))
     if isinstance(error, DrayError):
-        return str(error)
+        return text
     if error.__cause__ is not None:
         return _cause(error.__cause__)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"
 
 

@@ -12,13 +12,11 @@ from drilling import text_job
 TEXTS = builders.texts(4000, median=8)
 
 
-def interrupted(job, blow: signal.Signals, seconds: float | None = None) -> bool:
-    """Starts the job and sends the signal after so long, or after the first commit. Returns whether it was still running."""
+def interrupted(job, blow: signal.Signals, seconds: float = 0.0, commits: int = 1) -> bool:
+    """Starts the job and sends the signal so long after so many more commits. Returns whether it was still running."""
     process = job.start()
-    if seconds is None:
-        job.wait_for_commits(job.committed() + 1, process)
-    else:
-        time.sleep(seconds)
+    job.wait_for_commits(job.committed() + commits, process)
+    time.sleep(seconds)
     running = process.poll() is None
     process.send_signal(blow)
     _, error = process.communicate(timeout=60)
@@ -54,10 +52,13 @@ def test_killed_at_ten_random_moments(cluster, slow_model, folder, book, request
     moments = random.Random(4)
     s3 = request.getfixturevalue("s3").options if where == "S3" else None
     job = text_job(folder, slow_model, cluster.address, builders.texts(40_000, median=8), s3, engine={"batch": 16})
-    kills = sum(interrupted(job, signal.SIGKILL, moments.uniform(3, 22)) for _ in range(10))
+    # Three while it starts, the others while rows are finished.
+    plans = [(moments.uniform(3, 20), 0) for _ in range(3)] + [(moments.uniform(0, 6), 1) for _ in range(7)]
+    moments.shuffle(plans)
+    kills = sum(interrupted(job, signal.SIGKILL, seconds, commits) for seconds, commits in plans)
     assert kills == 10
     earlier, balance = finish(job)
-    assert earlier < len(job.texts)
+    assert 0 < earlier < len(job.texts)
     book(f"SIGKILL to the driver at 10 random moments ({where})", f"the last run found {earlier:,} rows finished", balance)
 
 

@@ -20,6 +20,7 @@ def places(job, *positions: int) -> list[str]:
     return [list(job.texts)[position] for position in positions]
 
 
+@pytest.mark.slow
 def test_rows_that_kill_or_stop_their_worker(cluster, trouble, folder, book):
     texts = with_trouble(builders.texts(120, median=8), crash=[17], hang=[90], fail=[3, 44, 119])
     found_out(text_job(folder, trouble, cluster.address, texts), book, {17: "WorkerDied", 90: "TimeoutError"}, [3, 44, 119])
