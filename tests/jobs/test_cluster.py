@@ -64,6 +64,7 @@ def test_a_cluster_that_is_not_there(models, tmp_path, capsys):
     assert done.stderr == f"dray: --address: no Ray cluster answers at {address}: Connection refused\n"
 
 
+@pytest.mark.slow
 def test_a_job_waits_for_its_share_of_a_busy_cluster(cluster, ray_session, models, tmp_path):
     """Two jobs that both planned with all CPUs would hold them with actors, and no task of either could run."""
     import ray
@@ -103,7 +104,7 @@ print(summary["plan"]["layout"], summary["plan"]["model"]["actors"], summary["pl
     [
         pytest.param(1, 0, {}, "fused 1 0.0", marks=pytest.mark.slow),
         (1, 0, {"layout": "staged"}, "staged 1 0.0"),
-        (2, 1, {}, "staged 1 1.0"),
+        pytest.param(2, 1, {}, "staged 1 1.0", marks=pytest.mark.slow),
         pytest.param(16, 0, {"layout": "fused", "actors": 4}, "fused 4 0.0", marks=pytest.mark.slow),
     ],
 )

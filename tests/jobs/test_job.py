@@ -108,7 +108,8 @@ def test_other_formats_in_and_out(models, tmp_path, kind):
     assert all(differences(got[str(index)], pipe(text)) == [] for index, text in enumerate(texts))
 
 
-def test_call_arguments_may_come_from_columns(models, tmp_path):
+@pytest.mark.parametrize("layout", ["fused", pytest.param("staged", marks=pytest.mark.slow)])
+def test_call_arguments_may_come_from_columns(models, tmp_path, layout):
     texts, labels = builders.texts(6), [["water", "time"], ["people"], ["day", "two", "see"]] * 2
     pq.write_table(pa.table({"body": texts, "labels": labels}), tmp_path / "in.parquet")
     raw = {
@@ -116,16 +117,16 @@ def test_call_arguments_may_come_from_columns(models, tmp_path):
         "model": models.entailment,
         "input": {"path": str(tmp_path / "in.parquet"), "columns": {"text": "body", "candidate_labels": "labels"}},
         "output": {"path": str(tmp_path / "out")},
+        "engine": {"layout": layout},
     }
-    for layout in ("fused", "staged"):
-        run(parse_config({**raw, "engine": {"layout": layout}}), fresh=True)
-        rows = {row["id"].rsplit(":", 1)[1]: row["prediction"] for row in rows_of(tmp_path / "out")}
-        pipe = pipeline("zero-shot-classification", model=models.entailment)
-        for index, (text, candidates) in enumerate(zip(texts, labels, strict=True)):
-            assert differences(rows[str(index)], pipe(text, candidates)) == []
+    run(parse_config(raw))
+    rows = {row["id"].rsplit(":", 1)[1]: row["prediction"] for row in rows_of(tmp_path / "out")}
+    pipe = pipeline("zero-shot-classification", model=models.entailment)
+    for index, (text, candidates) in enumerate(zip(texts, labels, strict=True)):
+        assert differences(rows[str(index)], pipe(text, candidates)) == []
 
 
-@pytest.mark.parametrize("layout", ["fused", "staged"])
+@pytest.mark.parametrize("layout", ["fused", pytest.param("staged", marks=pytest.mark.slow)])
 def test_speech_with_damaged_recordings(models, tmp_path, layout):
     """Long and short recordings, subtitles, two bad cells: failed rows, the rest done."""
     sounds = {f"r{seed}": builders.sound(seconds, seed) for seed, seconds in enumerate((3, 95, 1.2, 40, 6))}
