@@ -16,7 +16,7 @@ from jobs.inventory import write_inventory
 from jobs.keys import KeySet
 from jobs.lease import Lease
 from jobs.read import Piece, first_rows, pieces
-from jobs.resources import Work
+from jobs.resources import THREADS, Work
 from jobs.retry import failed_rows
 from jobs.rows import ARGUMENT, items
 from jobs.sources import Input, open_input
@@ -25,6 +25,7 @@ from pipelines import cells, tasks
 from pipelines.config import JobConfig
 from pipelines.errors import ConfigError, ModelError, OutputError, RowError, first_line
 from pipelines.models.loading import load_phases, model_identity, pinned, resolve_task
+from pipelines.tuned import recall_threads
 
 if TYPE_CHECKING:
     from pipelines.phases import Item, Phases
@@ -42,6 +43,7 @@ class Job:
         finished: the rows that are not to be done.
         earlier: how many rows earlier runs have finished.
         failed_earlier: how many of these have failed.
+        identity: of the model: its commit, or a hash of its files.
         lease: None of a job that is only looked at.
     """
 
@@ -54,6 +56,7 @@ class Job:
     failed_earlier: int
     work: Work
     schema: pa.DataType
+    identity: str
     lease: Lease | None
 
     @property
@@ -109,8 +112,9 @@ def check(config: JobConfig, fresh: bool = False, dry: bool = False, again: bool
             left=left,
             earlier=books.earlier,
             failed_earlier=0 if dry else failed_rows(output),
-            work=_work(phases, data, sample, rows),
+            work=_work(phases, data, sample, rows, recall_threads(identity, task.name) or THREADS),
             schema=schema,
+            identity=identity,
             lease=lease,
         )
     except BaseException:
@@ -167,11 +171,12 @@ def _refuse_inside(output: Folder, data: Input) -> None:
             raise OutputError(f"output.path: {output.url} holds the input {source.name}; choose another folder")
 
 
-def _work(phases: Phases, data: Input, sample: pa.Table, rows: int) -> Work:
+def _work(phases: Phases, data: Input, sample: pa.Table, rows: int, threads: int) -> Work:
     """Costs by rule of thumb: two operations per weight and position."""
     weights = sum(parameter.numel() for parameter in phases.pipe.model.parameters())
     element_size = next(phases.pipe.model.parameters()).element_size()
-    return Work(rows, 2.0 * weights * _positions(phases, data, sample), weights * element_size, phases.task.fans_out)
+    row_flops = 2.0 * weights * _positions(phases, data, sample)
+    return Work(rows, row_flops, weights * element_size, phases.task.fans_out, threads)
 
 
 def _positions(phases: Phases, data: Input, sample: pa.Table) -> float:

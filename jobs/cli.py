@@ -58,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(plan)
     plan.add_argument("--address", help="Ray cluster")
     plan.set_defaults(run=_plan)
+    tune = commands.add_parser("tune", help="find how large batches should be, with rows of the input, and remember it")
+    _add_config(tune)
+    tune.add_argument("--address", help="Ray cluster")
+    tune.set_defaults(run=_tune)
     submit = commands.add_parser("submit", help="run a batch job on a cluster, with this folder as its working directory")
     _add_config(submit)
     submit.add_argument("--fresh", action="store_true", help="as for run")
@@ -109,6 +113,14 @@ def _plan(parsed: argparse.Namespace) -> int:
     job = check(load_config(parsed.config, parsed.set), dry=True)
     with connected(parsed.address):
         print(plan_table(make_plan(cluster_nodes(), job.config.engine, job.work), job.data.rows, job.rows_left))
+    return 0
+
+
+def _tune(parsed: argparse.Namespace) -> int:
+    from jobs.tune import tune
+    from pipelines.config import load_config
+
+    print(tune(load_config(parsed.config, parsed.set), parsed.address).table())
     return 0
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, Dataset
 
+from jobs.checks import Job
 from jobs.gather import Gather
 from jobs.keys import KeySet
 from jobs.operators import Forward, Fused, Postprocess, Preprocess
@@ -16,7 +16,6 @@ from jobs.read import Piece, RowsDatasource
 from jobs.resources import Plan, Pool
 from jobs.sources import Input
 from jobs.workers import Worker
-from pipelines.config import JobConfig
 
 
 def read(data: Input, left: Sequence[Piece], finished: KeySet, plan: Plan) -> Dataset:
@@ -30,14 +29,16 @@ def read(data: Input, left: Sequence[Piece], finished: KeySet, plan: Plan) -> Da
     return rows
 
 
-def build(rows: Dataset, config: JobConfig, schema: pa.DataType, plan: Plan, ledger: ActorHandle) -> Dataset:
-    """Rows with arguments -> rows with `prediction`, of the type `schema`, or `error`."""
-    worker = Worker(config, schema, plan.threads, accelerator=plan.model.gpus > 0, ledger=ledger)
+def build(rows: Dataset, job: Job, plan: Plan, ledger: ActorHandle) -> Dataset:
+    """Rows with arguments -> rows with `prediction`, of the job's type, or `error`."""
+    worker = Worker(
+        job.config, job.schema, plan.threads, plan.model.gpus > 0, ledger, identity=job.identity, tuning_s=plan.tuning_s
+    )
     if plan.layout == "fused":
         return _pool(rows, Fused, plan.model, plan, worker)
     assert plan.preprocess is not None
     assert plan.postprocess is not None
-    helper = Worker(config, schema, threads=1, accelerator=False, ledger=ledger)
+    helper = Worker(job.config, job.schema, threads=1, accelerator=False, ledger=ledger)
     rows = _pool(rows, Preprocess, plan.preprocess, plan, helper)
     rows = _pool(rows, Forward, plan.model, plan, worker)
     if plan.gather is not None:

@@ -12,7 +12,7 @@ from jobs.rows import KEY, READ_S
 from jobs.workers import Idle, Worker, account, peak_bytes
 from pipelines.batching import Output, Part
 from pipelines.codec import decode, encode
-from pipelines.engine import Meter, Outcome, forward_parts, postprocess_item, predict, preprocess_item
+from pipelines.engine import Meter, Outcome, forward_parts, postprocess_item, predict, preprocess_item, sample_parts
 from pipelines.errors import RowError
 from pipelines.fetch import ahead
 from pipelines.phases import Item
@@ -29,7 +29,7 @@ class Fused:
 
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=True)
-        self._limits = self._phases.limits(worker.config.engine.batch)
+        self._tuner = worker.tuner(self._phases)
         self._schema, self._idle = worker.schema, Idle()
         self._watch, self._guard = worker.guard("fused")
 
@@ -39,6 +39,8 @@ class Fused:
         verdict = self._guard.begin(table)
         items = [verdict.of(item) for item in rows.items(table, self._phases)]
         ready = [item for item in items if isinstance(item, Item)]
+        if not (self._tuner.is_done or verdict.deaths):
+            self._tuner.learn(sample_parts(self._phases, ready, self._watch, self._tuner.seconds), self._watch)
         predicted = iter(self._predicted(ready, one_by_one=verdict.deaths > 0))
         outcomes = [next(predicted) if isinstance(item, Item) else Outcome(error=item) for item in items]
         for outcome, seconds in zip(outcomes, table[READ_S].to_pylist(), strict=True):
@@ -50,7 +52,7 @@ class Fused:
 
     def _predicted(self, items: list[Item], one_by_one: bool) -> list[Outcome]:
         blocks = [[item] for item in items] if one_by_one else [items]
-        return [outcome for block in blocks for outcome in predict(self._phases, block, self._limits, self._watch)]
+        return [outcome for block in blocks for outcome in predict(self._phases, block, self._tuner.limits, self._watch)]
 
 
 class Preprocess:
@@ -105,7 +107,7 @@ class Forward:
 
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=True)
-        self._limits, self._idle = self._phases.limits(worker.config.engine.batch), Idle()
+        self._tuner, self._idle = worker.tuner(self._phases), Idle()
         self._watch, self._guard = worker.guard("forward")
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -116,6 +118,8 @@ class Forward:
         errors, meters = rows.errors(table), rows.meters(table)
         errors = [error or verdict.blamed.get(key) for error, key in zip(errors, table[KEY].to_pylist(), strict=True)]
         ready = [parts for parts, error in zip(queue, errors, strict=True) if error is None]
+        if not (self._tuner.is_done or verdict.deaths):
+            self._tuner.learn([part for parts in ready for part in parts], self._watch)
         results = iter(self._results(ready, one_by_one=verdict.deaths > 0))
         encoded: list[bytes | None] = []
         for index, parts in enumerate(queue):
@@ -140,7 +144,7 @@ class Forward:
     def _results(self, queue: list[list[Part]], one_by_one: bool) -> list[tuple[Output | RowError, Meter]]:
         """Of all parts of all rows."""
         together = queue if one_by_one else [[part for parts in queue for part in parts]]
-        return [result for parts in together for result in forward_parts(self._phases, parts, self._limits, self._watch)]
+        return [result for parts in together for result in forward_parts(self._phases, parts, self._tuner.limits, self._watch)]
 
 
 class Postprocess:

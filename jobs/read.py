@@ -75,6 +75,15 @@ def first_rows(data: Input, left: Sequence[Piece], count: int) -> pa.Table:
     return _nothing(data.columns) if table is None else table.slice(0, count)
 
 
+def spread_rows(data: Input, left: Sequence[Piece], count: int, places: int = 16) -> pa.Table:
+    """About `count` rows from places all over what is left, for neighbours are often alike."""
+    readable = [piece for piece in left if piece.source.damaged is None]
+    chosen = sorted({int(place) for place in np.linspace(0, len(readable) - 1, places)}) if readable else []
+    few = -(-count // max(1, len(chosen)))
+    found = [table for place in chosen if (table := first_rows(data, [readable[place]], few)).num_rows]
+    return pa.concat_tables(found) if found else _nothing(data.columns)
+
+
 def _nothing(columns: Columns) -> pa.Table:
     """A table without rows, of the columns that the dataflow will see."""
     needed = pa.schema([(column, columns.types[column]) for column in columns.needed]).empty_table()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 STATE = "_dray"  # folder beside the data: config, fingerprint, checkpoint, summary, report
 SUMMARY = f"{STATE}/summary.json"
 REPORT = f"{STATE}/report.html"
+PRECISION = f"{STATE}/precision.json"
 
 T = TypeVar("T")
 

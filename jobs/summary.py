@@ -42,6 +42,7 @@ def summarize(job: Job, plan: Plan | None, written: Written, started: float) -> 
         "batch_elements": int(meter.batch_elements) if math.isfinite(meter.batch_elements) else None,
         "workers_died": written.deaths,
         "plan": dataclasses.asdict(plan) if plan else None,
+        "dtype": job.config.engine.dtype,
         "versions": _versions(),
     }
 

@@ -14,12 +14,13 @@ from jobs.commits import TASK, TaskFiles
 from jobs.fingerprint import fingerprint, refuse_different
 from jobs.inventory import is_same
 from jobs.keys import KeySet
+from jobs.precision import of_earlier_runs
 from jobs.read import pieces
 from jobs.report import Rows, aligned
 from jobs.retry import BEGUN, RETRIED
 from jobs.sampling import sampled
 from jobs.sources import open_input
-from jobs.storage import Folder, output_folder
+from jobs.storage import PRECISION, Folder, output_folder
 from jobs.written import VerifiedJob, WriteTask, checked, counted, few, is_hidden, named
 from pipelines.config import JobConfig
 from pipelines.models.loading import load_phases, model_identity, resolve_task
@@ -65,6 +66,7 @@ def verify(config: JobConfig, sample: int = 20, seed: int = 0, tolerance: float 
     phases = load_phases(config, weights=False)
     refuse_different(output, fingerprint(config, task, data.columns, model_identity(config, phases)))
     schema = phases.schema({argument: data.columns.types[column] for argument, column in data.columns.arguments.items()})
+    config = of_earlier_runs(config, output.read(PRECISION))
     job = VerifiedJob(config, data, output, known_files(output, again=False), schema)
     files = TaskFiles.of(output)
     unfinished = files.unfinished | _interrupted(output)

@@ -17,6 +17,7 @@ from pipelines.config import JobConfig
 from pipelines.engine import Meter, Outcome
 from pipelines.models.loading import load_phases
 from pipelines.phases import Phases
+from pipelines.tuned import Tuner
 from pipelines.watch import Watch
 
 
@@ -29,6 +30,8 @@ class Worker:
         threads: of torch.
         accelerator: whether the actor was given one.
         ledger: of the job; None where nobody is to hear what becomes of the worker.
+        identity: of the model: its commit, or a hash of its files.
+        tuning_s: seconds that may be spent on finding how large a batch should be, where that is not known.
     """
 
     config: JobConfig
@@ -36,6 +39,8 @@ class Worker:
     threads: int
     accelerator: bool
     ledger: ActorHandle | None = None
+    identity: str = ""
+    tuning_s: float = 0.0
 
     def load(self, weights: bool) -> Phases:
         """The pipeline, in this process."""
@@ -45,6 +50,10 @@ class Worker:
         torch.set_num_threads(self.threads)
         device = "cuda" if self.accelerator and torch.cuda.is_available() else "cpu"
         return load_phases(self.config, weights, device)
+
+    def tuner(self, phases: Phases) -> Tuner:
+        """The limits of the batches of `phases`, which this worker has loaded."""
+        return Tuner(phases, self.config.engine.batch, self.identity, self.tuning_s)
 
     def guard(self, operator: str) -> tuple[Watch, Guard]:
         """What looks after the worker: its own watch, and its side of the ledger."""

@@ -44,10 +44,17 @@ class Part:
 
 @dataclass
 class Limits:
-    """How large a batch may be: a number of parts, or of padded elements. Running out of memory lowers the latter."""
+    """How large a batch may be: a number of parts, or of padded elements. Running out of memory lowers the latter.
+
+    Attributes:
+        parts: at most.
+        elements: at most, padding included.
+        by_length: (elements of a part, padded elements of a batch of parts up to that), rising; longer parts as the last.
+    """
 
     parts: int
     elements: int
+    by_length: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def fixed(cls, parts: int) -> Limits:
@@ -61,7 +68,9 @@ class Limits:
 
     def room(self, cost: int) -> int:
         """Parts of at most `cost` elements that fit a batch; at least 1."""
-        return max(1, min(self.parts, self.elements // max(1, cost)))
+        last = self.by_length[-1][1] if self.by_length else self.elements
+        elements = next((most for longest, most in self.by_length if cost <= longest), last)
+        return max(1, min(self.parts, min(elements, self.elements) // max(1, cost)))
 
     def lower(self, parts: int, cost: int) -> None:
         """Remembers that `parts` parts of `cost` elements were too much; of one part alone there is nothing to learn."""

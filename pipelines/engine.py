@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import operator
 import queue
@@ -16,6 +18,7 @@ from pipelines.fetch import ahead
 from pipelines.phases import Item, Phases
 from pipelines.watch import Watch
 
+SAMPLE = 256  # parts with which the limits of batches are found
 WINDOW = 32  # budgets of parts that are preprocessed, then sorted by length and batched together
 WINDOW_ELEMENTS = 1 << 25  # and at most so many elements, 128 MiB of float32
 LARGEST, SMALLEST = ("peak_bytes",), ("first_forward", "batch_elements")  # of the figures of a Meter, the others are summed
@@ -112,6 +115,18 @@ def preprocess_item(phases: Phases, item: Item, meter: Meter, watch: Watch) -> I
             raise RowError("preprocess", "TimeoutError", f"preprocessing took longer than {limit}")
         meter.audio_seconds += part.seconds
         yield part
+
+
+def sample_parts(phases: Phases, items: Sequence[Item], watch: Watch, seconds: float) -> list[Part]:
+    """Up to SAMPLE parts of these items, made in about so many seconds; items that cannot be preprocessed give none."""
+    parts: list[Part] = []
+    deadline = time.monotonic() + seconds
+    for item in ahead(items[:SAMPLE], phases.fetched):
+        if len(parts) >= SAMPLE or time.monotonic() > deadline:
+            break
+        with contextlib.suppress(RowError):
+            parts += itertools.islice(preprocess_item(phases, item, Meter(), watch), SAMPLE - len(parts))
+    return parts
 
 
 def forward_parts(phases: Phases, parts: Sequence[Part], limits: Limits, watch: Watch) -> list[tuple[Output | RowError, Meter]]:

@@ -72,17 +72,18 @@ def entailment(folder: Path) -> str:
     return save(transformers.BertForSequenceClassification(config), folder, word_tokenizer())
 
 
-def text_encoder(folder: Path) -> str:
-    return save(transformers.BertModel(bert_config()), folder, word_tokenizer())
+def text_encoder(folder: Path, layers: int = 2, hidden: int = 32) -> str:
+    return save(transformers.BertModel(bert_config(layers, hidden)), folder, word_tokenizer())
 
 
-def ctc(folder: Path, norm: str = "layer") -> str:
+def ctc(folder: Path, norm: str = "layer", **larger: object) -> str:
     """A Wav2Vec2 of one frame per 320 samples; with norm="group" padding would change its results."""
     symbols = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnop"]
+    size = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, conv_dim=(16, 16, 16))
     config = transformers.Wav2Vec2Config(
-        vocab_size=len(symbols), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
-        conv_dim=(16, 16, 16), conv_kernel=(40, 8, 4), conv_stride=(40, 4, 2), feat_extract_norm=norm,
+        vocab_size=len(symbols), conv_kernel=(40, 8, 4), conv_stride=(40, 4, 2), feat_extract_norm=norm,
         do_stable_layer_norm=norm == "layer", num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, pad_token_id=0,
+        **{**size, **larger},
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({symbol: i for i, symbol in enumerate(symbols)}))
@@ -91,7 +92,7 @@ def ctc(folder: Path, norm: str = "layer") -> str:
     return save(transformers.Wav2Vec2ForCTC(config), folder, processor)
 
 
-def whisper(folder: Path) -> str:
+def whisper(folder: Path, **larger: object) -> str:
     """A Whisper with its real tokens for tasks, two languages and timestamps."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>"]
@@ -103,11 +104,14 @@ def whisper(folder: Path) -> str:
     tokenizer.add_tokens([transformers.AddedToken(token, special=False) for token in stamps])
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in special}
     end, start, no_stamps = ids["<|endoftext|>"], ids["<|startoftranscript|>"], ids["<|notimestamps|>"]
+    size = dict(
+        d_model=32, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=64, decoder_ffn_dim=64,
+    )  # fmt: skip
     config = transformers.WhisperConfig(
-        vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, num_mel_bins=80, max_source_positions=1500,
+        vocab_size=len(tokenizer), num_mel_bins=80, max_source_positions=1500,
         max_target_positions=64, pad_token_id=end, bos_token_id=end, eos_token_id=end, decoder_start_token_id=start,
-        suppress_tokens=None, begin_suppress_tokens=None,
+        suppress_tokens=None, begin_suppress_tokens=None, **{**size, **larger},
     )  # fmt: skip
     model = transformers.WhisperForConditionalGeneration(config)
     generation = dict(

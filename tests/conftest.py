@@ -1,10 +1,13 @@
 """Fixtures that are made once: tiny models, and one Ray for all tests."""
 
+import atexit
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,6 +20,9 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "DRAY_CACHE" not in os.environ:  # nothing that is tuned or fetched here is left behind
+    os.environ["DRAY_CACHE"] = tempfile.mkdtemp(prefix="dray-cache-")
+    atexit.register(shutil.rmtree, os.environ["DRAY_CACHE"], ignore_errors=True)
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "testing")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "testing")
 

@@ -56,18 +56,15 @@ def chat_tokenizer(**options: object) -> transformers.PreTrainedTokenizerFast:
 
 
 def llama_config(**options: object) -> transformers.LlamaConfig:
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     return transformers.LlamaConfig(
         vocab_size=len(chat_tokenizer()),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
         pad_token_id=0,
         bos_token_id=2,
         eos_token_id=3,
-        **options,
+        **{**size, **options},
     )
 
 

@@ -1,0 +1,150 @@
+"""`dray tune`: how large the batches of a job should be, and how many copies of the model with how many threads.
+
+Found on the cluster with rows of the job's own input, and remembered where workers look: beside the models of their node.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import ray
+from ray.exceptions import RayError
+
+from jobs import rows
+from jobs.checks import Job, check
+from jobs.connect import connected
+from jobs.read import spread_rows
+from jobs.report import aligned
+from jobs.resources import POOLS, Plan, cluster_nodes, copy_bytes, free_nodes, make_plan
+from jobs.workers import Worker
+from pipelines.batching import Limits
+from pipelines.config import JobConfig
+from pipelines.engine import forward_parts, sample_parts
+from pipelines.errors import JobError
+from pipelines.phases import Item
+from pipelines.tuned import Subject, remember_threads
+from pipelines.tuning import ENOUGH, Bucket
+from pipelines.watch import Watch
+
+ROWS = 256  # tried
+SECONDS = 60.0  # that trying batches may take
+CREW_SECONDS = 5.0  # that each number of copies runs
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Copies of the model on one node, and threads of each."""
+
+    copies: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `dray tune` has found. `crews` is empty on accelerators, each of which has one copy of the model."""
+
+    subject: Subject
+    buckets: Sequence[Bucket]
+    otherwise: Limits
+    crews: Sequence[tuple[Crew, float]]
+    crew: Crew | None
+
+    def table(self) -> str:
+        """For the terminal."""
+        lines = [("model", f"{self.subject.task}, {self.subject.dtype}"), ("on", self.subject.device)]
+        for crew, rate in self.crews:
+            chosen = "  <- taken" if crew == self.crew else ""
+            lines.append((f"{crew.copies} x {crew.threads} threads", f"{rate / self.crews[0][1]:.2f} times as fast{chosen}"))
+        for bucket in self.buckets:
+            slowest = bucket.trials[0].rate
+            for trial in bucket.trials:
+                chosen = "  <- taken" if trial.elements == bucket.elements else ""
+                speed = f"{trial.rate / slowest:.2f} times as fast{chosen}" if trial.rate else "out of memory"
+                lines.append((f"up to {bucket.longest:,}, batch of {trial.parts:,}", speed))
+        if not self.buckets:
+            lines.append(("batches", f"rows of this task share none; {self.otherwise.elements:,} elements stay the limit"))
+        return aligned(lines)
+
+
+class Probe:
+    """A copy of the model that tries batches."""
+
+    def __init__(self, worker: Worker, table: pa.Table) -> None:
+        self._phases = worker.load(weights=True)
+        self._tuner = dataclasses.replace(worker, tuning_s=SECONDS).tuner(self._phases)
+        self._identity, self._watch = worker.identity, Watch(worker.config.errors.timeout_s)
+        items = [item for item in rows.items(table, self._phases) if isinstance(item, Item)]
+        self._parts = sample_parts(self._phases, items, self._watch, SECONDS)
+
+    def tune(self) -> tuple[Subject, list[Bucket], Limits]:
+        """Finds the limits, and remembers them on this node."""
+        buckets = self._tuner.learn(self._parts, self._watch)
+        return Subject.of(self._phases, self._identity), buckets, self._tuner.limits
+
+    def rate(self, seconds: float) -> float:
+        """Real elements per second, measured for about so many seconds."""
+        started, done = time.perf_counter(), 0
+        while time.perf_counter() - started < seconds:
+            forward_parts(self._phases, self._parts, self._tuner.limits, self._watch)
+            done += sum(part.cost for part in self._parts)
+        return done / (time.perf_counter() - started)
+
+
+def tune(config: JobConfig, address: str | None = None) -> Found:
+    """Tries batches, and on CPUs also numbers of copies, with rows of the job's input.
+
+    Args:
+        config: the job; its output is left alone.
+        address: of a Ray cluster.
+
+    Raises:
+        UsageError: what is wrong with the config.
+        JobError: the trials came to an end with an error.
+    """
+    job = check(config, dry=True)
+    with connected(address):
+        plan = make_plan(free_nodes(job.config.engine), job.config.engine, job.work)
+        table = ray.put(spread_rows(job.data, job.left, ROWS))
+        try:
+            crews = [] if plan.model.gpus else [(crew, _speed(job, plan, crew, table)) for crew in _possible(job)]
+            best = max((rate for _, rate in crews), default=0.0)
+            crew = next((crew for crew, rate in crews if rate >= ENOUGH * best), None)
+            (probe,) = _probes(job, plan, crew or Crew(1, plan.threads), table, copies=1)
+            subject, buckets, otherwise = ray.get(probe.tune.remote())
+            ray.kill(probe)
+        except RayError as error:
+            raise JobError(f"dray tune stopped: {str(error).strip().splitlines()[-1]}") from error
+    if crew is not None:
+        remember_threads(job.identity, subject.task, crew.threads)
+    return Found(subject, buckets, otherwise, crews, crew)
+
+
+def _possible(job: Job) -> list[Crew]:
+    """Crews that take all CPUs of the smallest node and no more memory than it has."""
+    nodes = [node for node in cluster_nodes() if node.cpus >= 1]
+    if not nodes:
+        return [Crew(1, 1)]
+    cpus = int(min(node.cpus for node in nodes))
+    fitting = max(1, min(node.memory for node in nodes) // copy_bytes(job.work))
+    return [Crew(copies, cpus // copies) for copies in (1, 2, 4, 8, 16, 32, 64) if copies <= min(cpus, fitting)]
+
+
+def _probes(job: Job, plan: Plan, crew: Crew, table: ray.ObjectRef, copies: int) -> list[ray.actor.ActorHandle]:
+    options = {"num_cpus": 0, "num_gpus": plan.model.gpus} if plan.model.gpus else {"num_cpus": min(1.0, POOLS * crew.threads)}
+    worker = Worker(job.config, job.schema, crew.threads, plan.model.gpus > 0, identity=job.identity)
+    return [ray.remote(Probe).options(**options).remote(worker, table) for _ in range(copies)]
+
+
+def _speed(job: Job, plan: Plan, crew: Crew, table: ray.ObjectRef) -> float:
+    """Real elements per second of all copies of a crew at once."""
+    probes = _probes(job, plan, crew, table, crew.copies)
+    try:
+        ray.get([probe.rate.remote(0.5) for probe in probes])  # until all are there and warm
+        return float(sum(ray.get([probe.rate.remote(CREW_SECONDS) for probe in probes])))
+    finally:
+        for probe in probes:
+            ray.kill(probe)

@@ -1,0 +1,142 @@
+"""`make bench`, its third part: many actors of a model that only sleeps, and memory when the data grow. Prints Markdown.
+
+Actors of a sleeping model need no cores of their own, so a small machine shows what dray and Ray cost beside the model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import defaultdict
+from pathlib import Path
+
+import builders
+import drilling
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+from machine import described
+
+SLEEP_S, BATCH = 0.1, 4  # of the model, for a batch of so many rows
+ACTORS = (1, 2, 4, 8, 16)
+STEADY_S = 45.0  # that all actors work
+LATE_S = 5.0  # until one more actor is there
+ROWS = 10_000, 100_000  # whose memory is compared
+
+JOB = """
+import json, resource, sys, ray
+from jobs.run import run
+from pipelines.config import load_config
+ray.init(address="local", num_cpus=int(sys.argv[2]), include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+started = resource.getrusage(resource.RUSAGE_SELF)
+summary = run(load_config(sys.argv[1]))
+ended = resource.getrusage(resource.RUSAGE_SELF)
+summary["driver_cpu"] = ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime
+summary["driver_bytes"] = ended.ru_maxrss * 1024
+print(json.dumps(summary))
+"""
+
+
+def job(folder: Path, model: str, rows: int, **engine: object) -> Path:
+    """The config of a job over short texts."""
+    (folder / "in").mkdir(parents=True)
+    texts = builders.texts(rows, median=8)
+    for shard in range(8):
+        pq.write_table(pa.table({"text": texts[shard::8]}), folder / "in" / f"{shard}.parquet", row_group_size=2500)
+    raw = {
+        "task": "text-classification", "model": model, "input": {"path": str(folder / "in")},
+        "output": {"path": str(folder / "out")}, "engine": engine, "model_kwargs": {"trust_remote_code": True},
+    }  # fmt: skip
+    (folder / "job.yaml").write_text(json.dumps(raw))
+    return folder / "job.yaml"
+
+
+def run(config: Path, cpus: int) -> dict:
+    """The job's summary, with the driver's CPU seconds and bytes, and the peak memory of each kind of worker."""
+    process = subprocess.Popen([sys.executable, "-c", JOB, str(config), str(cpus)], stdout=subprocess.PIPE, text=True)
+    peaks: dict[str, int] = defaultdict(int)
+    done = threading.Event()
+    watcher = threading.Thread(target=watch, args=(process.pid, peaks, done))
+    watcher.start()
+    output, _ = process.communicate(timeout=1500)
+    done.set()
+    watcher.join()
+    assert process.returncode == 0
+    return {**json.loads(output.strip().splitlines()[-1]), "peaks": dict(peaks)}
+
+
+def watch(pid: int, peaks: dict[str, int], done: threading.Event) -> None:
+    """Notes the most memory that workers of each name have held."""
+    while not done.wait(0.5):
+        for child in _children(pid):
+            try:
+                name = re.match(r"ray::([\w()]+)", " ".join(child.cmdline()))
+                status = Path(f"/proc/{child.pid}/status").read_text()
+            except (OSError, psutil.Error):
+                continue
+            peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+            if name and peak and "IDLE" not in name[1]:
+                peaks[name[1]] = max(peaks[name[1]], int(peak[1]) << 10)
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def steady_rate(output: Path, actors: int) -> float:
+    """Rows per second from when every actor has had time to start until the first of them runs out of work."""
+    files = [
+        (path.stat().st_mtime, pq.read_metadata(path).num_rows)
+        for path in output.rglob("*.parquet")
+        if "status=ok" in str(path)
+    ]
+    files.sort()
+    first, last = files[0][0] + LATE_S * actors, files[-1][0] - 5.0
+    inside = [(when, rows) for when, rows in files if first < when < last]
+    return sum(rows for _, rows in inside[1:]) / (inside[-1][0] - inside[0][0])
+
+
+def scaling(folder: Path) -> None:
+    """Efficiency against the ideal, and what a block costs the driver."""
+    model = drilling.trouble_model(folder / "model", seconds=SLEEP_S)
+    ideal = BATCH / SLEEP_S
+    print("| actors | rows/s | of ideal | blocks | driver's CPU seconds per 1,000 blocks |\n|---|---|---|---|---|")
+    for actors in ACTORS:
+        rows = round(actors * ideal * (STEADY_S + LATE_S * actors / 2 + 10))
+        config = job(folder / str(actors), model, rows, batch=BATCH, actors=actors, layout="fused")
+        summary = run(config, 2 * actors + 2)
+        rate = steady_rate(folder / str(actors) / "out", actors)
+        blocks = len(list((folder / str(actors) / "out/_dray/checkpoint").glob("*.parquet")))
+        cost = 1000 * summary["driver_cpu"] / blocks
+        print(f"| {actors} | {rate:.0f} | {rate / (actors * ideal):.3f} | {blocks} | {cost:.1f} |", flush=True)
+
+
+def memory(folder: Path) -> None:
+    """Peak memory with few and with ten times as many rows."""
+    model = builders.text_classifier(folder / "model")
+    found = []
+    for rows in ROWS:
+        summary = run(job(folder / str(rows), model, rows), 2)
+        found.append({"driver": summary["driver_bytes"], **summary["peaks"]})
+    print(f"\n| process | MiB, {ROWS[0]:,} rows | MiB, {ROWS[1]:,} rows | ratio |\n|---|---|---|---|")
+    for name in found[0].keys() & found[1].keys():
+        few, many = (each[name] / (1 << 20) for each in found)
+        print(f"| {name} | {few:.0f} | {many:.0f} | {many / few:.2f} |", flush=True)
+
+
+def main() -> None:
+    print(described())
+    with tempfile.TemporaryDirectory() as name:
+        scaling(Path(name) / "scaling")
+        memory(Path(name) / "memory")
+
+
+if __name__ == "__main__":
+    main()
