@@ -38,9 +38,15 @@ slow: .venv/ready
 fuzz: .venv/ready
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests:. $(BIN)/python tests/fuzz.py
 
-bench: .venv/ready
-	PYTHONPATH=tests:. $(BIN)/python tests/benchmarks/batch.py
-	PYTHONPATH=tests:. $(BIN)/python tests/benchmarks/restart.py
+# dray beside other tools, and its own costs: written to tests/benchmarks/RESULTS.md. Takes about two hours on two cores.
+bench: .venv/ready build/bench/ready
+	PYTHONPATH=tests:.:build/bench $(BIN)/python tests/benchmarks/bench.py
+
+# Other tools, beside the environment and not in it; what they need is in it.
+build/bench/ready: Makefile
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/bench \
+	  daft==0.7.26 sentence-transformers==6.2.0
+	touch $@
 
 # torch first and pinned: a plain `torch` would bring several gigabytes of CUDA where a CPU build is at hand.
 .venv/ready: requirements.lock pyproject.toml

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from jobs.rows import KEY
 from pipelines.codec import decode, encode
-from pipelines.engine import Meter
+from pipelines.meter import Meter
 
 RECALLED = 1000  # long items whose joined outputs Gather still knows
 

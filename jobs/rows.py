@@ -13,8 +13,9 @@ from dataclasses import fields
 import pyarrow as pa
 
 from pipelines.codec import to_arrow
-from pipelines.engine import Meter, Outcome
+from pipelines.engine import Outcome
 from pipelines.errors import RowError, first_line
+from pipelines.meter import Meter
 from pipelines.phases import Item, Phases
 
 KEY = "_row"  # uint64: names a row in the checkpoint

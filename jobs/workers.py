@@ -14,7 +14,8 @@ from ray.actor import ActorHandle
 from jobs.ledger import Guard
 from jobs.retries import install
 from pipelines.config import JobConfig
-from pipelines.engine import Meter, Outcome
+from pipelines.engine import Outcome
+from pipelines.meter import Meter
 from pipelines.models.loading import load_phases
 from pipelines.phases import Phases
 from pipelines.tuned import Tuner

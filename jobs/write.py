@@ -27,7 +27,7 @@ from jobs.rows import ERROR, ERRORS, ID, KEEP, KEY, POSITION, PREDICTION, SOURCE
 from jobs.storage import Folder
 from pipelines import subtitles
 from pipelines.config import OutputConfig
-from pipelines.engine import LARGEST, SMALLEST, Meter
+from pipelines.meter import LARGEST, SMALLEST, Meter
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle

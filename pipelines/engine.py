@@ -4,70 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
-import operator
 import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from pipelines.batching import Limits, Output, Part, bisect, free_cached_memory, is_lasting, pack
 from pipelines.errors import RowError
 from pipelines.fetch import ahead
+from pipelines.meter import Meter
 from pipelines.phases import Item, Phases
 from pipelines.watch import Watch
 
 SAMPLE = 256  # parts with which the limits of batches are found
-WINDOW = 32  # budgets of parts that are preprocessed, then sorted by length and batched together
+FIRST, WINDOW = 2, 32  # budgets of parts that are preprocessed, then sorted by length and batched together: at first, and later
 WINDOW_ELEMENTS = 1 << 25  # and at most so many elements, 128 MiB of float32
-LARGEST, SMALLEST = ("peak_bytes",), ("first_forward", "batch_elements")  # of the figures of a Meter, the others are summed
-
-
-@dataclass
-class Meter:
-    """What the work on a row took. Sums over rows are the job's figures.
-
-    Attributes:
-        audio_seconds: length of its audio.
-        elements: elements of its parts.
-        padded_elements: its share of what the model was run on, padding included.
-        read_s, preprocess_s, forward_s, postprocess_s: seconds in each phase; a batch's are shared by cost.
-        waiting_s: seconds the model waited for preprocessing.
-        peak_bytes: the most memory a process that worked on it has held; sums as the maximum.
-        first_forward: when the model first ran, in seconds since the epoch; sums as the minimum.
-        out_of_memory: batches that did not fit.
-        batch_elements: the most padded elements that are still put in a batch after that; sums as the minimum.
-    """
-
-    audio_seconds: float = 0.0
-    elements: float = 0.0
-    padded_elements: float = 0.0
-    read_s: float = 0.0
-    preprocess_s: float = 0.0
-    forward_s: float = 0.0
-    postprocess_s: float = 0.0
-    waiting_s: float = 0.0
-    peak_bytes: float = 0.0
-    first_forward: float = math.inf
-    out_of_memory: float = 0.0
-    batch_elements: float = math.inf
-
-    def add(self, other: Meter) -> None:
-        """Adds each figure; keeps the larger peak and the earlier start."""
-        for name, value in other.values().items():
-            join = max if name in LARGEST else min if name in SMALLEST else operator.add
-            setattr(self, name, join(getattr(self, name), value))
-
-    def take(self) -> Meter:
-        """A copy; this one starts again from zero."""
-        copy = Meter(**self.values())
-        self.__init__()  # type: ignore[misc]
-        return copy
-
-    def values(self) -> dict[str, float]:
-        """Name -> figure."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
 @dataclass
@@ -230,16 +182,20 @@ _Window = list[tuple[int, int, Part]]  # (item, number of the part, part)
 
 
 def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, watch: Watch) -> Iterator[_Window]:
-    """Parts of successive items, cut into windows of about WINDOW batches."""
+    """Parts of successive items, cut into windows of about WINDOW batches.
+
+    The first ones are smaller, for nothing runs while the first is made; each is twice as large as the one before.
+    """
     window: _Window = []
-    elements, most = 0, min(WINDOW * limits.elements, WINDOW_ELEMENTS)
+    elements, size = 0, FIRST
     for index, item in enumerate(ahead([state.item for state in pending], phases.fetched)):
         state, number = pending[index], 0
         try:
             for part in preprocess_item(phases, item, state.prepared, watch):
-                if window and (elements > most or len(window) >= WINDOW * limits.parts):
+                is_full = elements > min(size * limits.elements, WINDOW_ELEMENTS) or len(window) >= size * limits.parts
+                if window and is_full:
                     yield window
-                    window, elements = [], 0
+                    window, elements, size = [], 0, min(2 * size, WINDOW)
                 window.append((index, number, part))
                 elements += part.cost
                 number += 1

@@ -1,4 +1,4 @@
-"""`make bench`, its third part: many actors of a model that only sleeps, and memory when the data grow. Prints Markdown.
+"""`make bench`: many actors of a model that only sleeps, and memory when the data grow. Prints Markdown.
 
 Actors of a sleeping model need no cores of their own, so a small machine shows what dray and Ray cost beside the model.
 """
@@ -19,7 +19,6 @@ import drilling
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-from machine import described
 
 SLEEP_S, BATCH = 0.1, 4  # of the model, for a batch of so many rows
 ACTORS = (1, 2, 4, 8, 16)
@@ -132,10 +131,8 @@ def memory(folder: Path) -> None:
 
 
 def main() -> None:
-    print(described())
     with tempfile.TemporaryDirectory() as name:
-        scaling(Path(name) / "scaling")
-        memory(Path(name) / "memory")
+        {"scaling": scaling, "memory": memory}[sys.argv[1]](Path(name))
 
 
 if __name__ == "__main__":

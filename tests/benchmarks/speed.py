@@ -1,4 +1,4 @@
-"""`make bench`, its first part: dray beside what a user would pick instead, workload by workload. Prints Markdown.
+"""`make bench`: dray beside what a user would pick instead, workload by workload. Prints Markdown.
 
 speed.py [--scale S] [WORKLOAD ...]: S is 1 for workloads of about a minute on two cores.
 """
@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 from contenders import CONTENDERS
-from machine import described
 from workloads import WORKLOADS, write
 
 SKIPPED = {  # what a contender is not for
@@ -63,7 +62,7 @@ def table(workload: str, found: dict[str, dict[str, float]]) -> str:
     rate = {name: outcome["rows"] / outcome["seconds"] for name, outcome in found.items()}
     ceiling, ours = rate["bare"], rate["dray"]
     job, bare = found["dray"], found["bare"]
-    lines = [f"### {WORKLOADS[workload].title}", "", "| contender | speed, bare loop = 1 | dray is so many times as fast |"]
+    lines = ["| contender | speed, bare loop = 1 | dray is so many times as fast |"]
     lines += ["|---|---|---|", f"| bare torch loop over packed batches | 1.00 | {ours / ceiling:.2f} |"]
     lines += [f"| dray's forward phase, over the same batches | {bare['forward']:.2f} | |"]
     for name in found:
@@ -84,7 +83,6 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {', '.join(WORKLOADS)}; default: all")
     parsed = parser.parse_args()
-    print(described() + "\n")
     for workload in parsed.workloads or WORKLOADS:
         with tempfile.TemporaryDirectory() as folder:
             print(table(workload, compared(workload, Path(folder), parsed.scale)), flush=True)
