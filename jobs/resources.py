@@ -23,6 +23,7 @@ ACTOR_BYTES = 700 << 20  # a worker with torch and transformers loaded, before a
 THREADS = 2  # cores of a copy of the model, where nothing was tuned: as fast as two of one thread, and starts sooner
 BLOCK_SECONDS = 4.0  # model work in a block: how much an interruption can cost, and how often results appear
 SMALLEST_BLOCK, LARGEST_BLOCK = 8, 2048  # rows, where there are enough
+BLOCKS = 5  # for each actor at least, so that all end at about the same time
 MOST_HELPERS = 32  # preprocessing actors for one model actor: one accelerator outruns few CPUs, but not without end
 CPU_FLOPS, ACCELERATOR_FLOPS = 4e10, 2e13  # of one thread, of one device: cautious guesses that size blocks, no more
 ROW_SECONDS = 5e-4  # overhead of a row
@@ -178,7 +179,7 @@ def copy_bytes(work: Work) -> int:
 def block_rows(work: Work, flops_per_second: float, actors: int) -> int:
     """Rows for about BLOCK_SECONDS of model work, and few enough that every actor gets several blocks."""
     seconds = _row_seconds(work, flops_per_second)
-    spread = math.ceil(work.rows / (8 * actors))
+    spread = math.ceil(work.rows / (BLOCKS * actors))
     return max(1, min(max(round(BLOCK_SECONDS / seconds), SMALLEST_BLOCK), spread, LARGEST_BLOCK))
 
 

@@ -73,19 +73,19 @@ def run(config: JobConfig, fresh: bool = False, address: str | None = None, agai
 
 def _run(job: Job, address: str | None, started: float) -> dict[str, object]:
     written, plan = Written(), None
-    try:
-        if job.rows_left:
-            with connected(address):
+    with connected(address) if job.rows_left else contextlib.nullcontext():
+        try:
+            if job.rows_left:
                 plan = make_plan(free_nodes(job.config.engine), job.config.engine, job.work)
                 job = dataclasses.replace(job, config=decided(job, plan))
                 plan = _until_done(job, plan, written)
-        _balance(job, written)
-    except JobError as error:
-        _conclude(job, plan, written, started)
-        if isinstance(error, StorageError):
-            raise _stopped(error) from error
-        raise
-    return _conclude(job, plan, written, started)
+            _balance(job, written)
+        except JobError as error:
+            _conclude(job, plan, written, started)
+            if isinstance(error, StorageError):
+                raise _stopped(error) from error
+            raise
+        return _conclude(job, plan, written, started)
 
 
 def _until_done(job: Job, plan: Plan, written: Written) -> Plan:

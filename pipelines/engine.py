@@ -18,7 +18,8 @@ from pipelines.phases import Item, Phases
 from pipelines.watch import Watch
 
 SAMPLE = 256  # parts with which the limits of batches are found
-FIRST, WINDOW = 2, 32  # budgets of parts that are preprocessed, then sorted by length and batched together: at first, and later
+WINDOW = 64  # budgets of parts that are preprocessed, then sorted by length and batched together
+FIRST = 2  # of media, which take long to decode, in the first window
 WINDOW_ELEMENTS = 1 << 25  # and at most so many elements, 128 MiB of float32
 
 
@@ -184,10 +185,10 @@ _Window = list[tuple[int, int, Part]]  # (item, number of the part, part)
 def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, watch: Watch) -> Iterator[_Window]:
     """Parts of successive items, cut into windows of about WINDOW batches.
 
-    The first ones are smaller, for nothing runs while the first is made; each is twice as large as the one before.
+    Of media the first is small, for nothing runs while it is made, and each of the next is twice as large as the one before.
     """
     window: _Window = []
-    elements, size = 0, FIRST
+    elements, size = 0, FIRST if phases.task.is_media else WINDOW
     for index, item in enumerate(ahead([state.item for state in pending], phases.fetched)):
         state, number = pending[index], 0
         try:

@@ -68,6 +68,11 @@ class Task:
     hints: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def is_media(self) -> bool:
+        """Whether items are sound or pictures, which take longer to decode than texts to split into tokens."""
+        return self.elements in (IMAGE, AUDIO)
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """The names of its arguments, the main one first."""
         return tuple(self.arguments)

@@ -31,11 +31,14 @@ def sections(text: str) -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", default="1", help="of the workloads; 1: a minute and more on two cores")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(' '.join(each) for each in PARTS.values())}")
-    wanted = parser.parse_args().parts
+    parsed = parser.parse_args()
+    wanted = parsed.parts
     for title, (script, *arguments) in PARTS.items():
         if wanted and not {script.removesuffix(".py"), *arguments} & set(wanted):
             continue
+        arguments += ["--scale", parsed.scale] if script == "speed.py" else []
         done = subprocess.run([sys.executable, str(HERE / script), *arguments], stdout=subprocess.PIPE, text=True, check=True)
         print(f"## {title}\n\n{done.stdout}", flush=True)
         found = sections(RESULTS.read_text(encoding="utf-8"))

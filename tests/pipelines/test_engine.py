@@ -8,7 +8,7 @@ import torch
 
 from pipelines.batching import Limits, Part
 from pipelines.codec import decode, encode
-from pipelines.engine import predict
+from pipelines.engine import WINDOW, _Pending, _windows, predict
 from pipelines.errors import RowError
 from pipelines.phases import Item as Item
 from pipelines.watch import Watch
@@ -22,6 +22,7 @@ class Doubling:
     """Items are lists of numbers, a part each; the model doubles; 13 makes it fail, 666 makes preprocessing fail."""
 
     batches_at_once = 1
+    task = SimpleNamespace(is_media=False)
 
     def __init__(self):
         self.pipe = SimpleNamespace(tokenizer=None)
@@ -111,7 +112,23 @@ def test_an_endless_item_is_held_in_windows():
 
     (outcome,) = predict(Counted(), [item_of([10_000])], Limits.fixed(8), Watch(60))
     assert len(outcome.prediction) == 10_000
-    assert most[0] <= 4 * 32 * 8
+    assert most[0] <= 4 * WINDOW * 8
+
+
+def test_the_first_windows_of_media_are_small():
+    """The model starts on the first few batches, and does not wait until many pictures are decoded."""
+
+    class Pictures(Doubling):
+        task = SimpleNamespace(is_media=True)
+
+    def sizes(phases) -> list[int]:
+        pending = [_Pending(item_of([1])) for _ in range(1000)]
+        return [len(window) for window in _windows(phases, pending, Limits.fixed(4), Watch(60))]
+
+    windows = sizes(Pictures())
+    assert windows[:4] == [8, 16, 32, 64]
+    assert sizes(Doubling())[0] == 4 * WINDOW
+    assert sum(windows) == 1000
 
 
 def test_errors_of_our_own_stop_everything():
