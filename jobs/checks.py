@@ -44,6 +44,7 @@ class Job:
         earlier: how many rows earlier runs have finished.
         failed_earlier: how many of these have failed.
         identity: of the model: its commit, or a hash of its files.
+        is_float32: whether the model's weights would be loaded in float32.
         lease: None of a job that is only looked at.
     """
 
@@ -57,6 +58,7 @@ class Job:
     work: Work
     schema: pa.DataType
     identity: str
+    is_float32: bool
     lease: Lease | None
 
     @property
@@ -115,6 +117,7 @@ def check(config: JobConfig, fresh: bool = False, dry: bool = False, again: bool
             work=_work(phases, data, sample, rows, recall_threads(identity, task.name) or THREADS),
             schema=schema,
             identity=identity,
+            is_float32=_is_float32(phases),
             lease=lease,
         )
     except BaseException:
@@ -169,6 +172,12 @@ def _refuse_inside(output: Folder, data: Input) -> None:
     for source in data.sources:
         if source.path.startswith(output.path + "/"):
             raise OutputError(f"output.path: {output.url} holds the input {source.name}; choose another folder")
+
+
+def _is_float32(phases: Phases) -> bool:
+    import torch
+
+    return all(parameter.dtype == torch.float32 for parameter in phases.pipe.model.parameters())
 
 
 def _work(phases: Phases, data: Input, sample: pa.Table, rows: int, threads: int) -> Work:

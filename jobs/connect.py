@@ -30,7 +30,9 @@ def connected(address: str | None) -> Iterator[None]:
         try:
             found = _answering(address)
             with _silent_stderr():
-                ray.init(address=found, logging_level=logging.ERROR, log_to_driver=False)
+                # A cluster of this process's own ends with it: nobody looks at its dashboard, which takes seconds to start.
+                own = {"include_dashboard": False} if found == "local" else {}
+                ray.init(address=found, logging_level=logging.ERROR, log_to_driver=False, **own)
         except (ConnectionError, ValueError, RuntimeError) as error:
             asked = address or os.environ.get("RAY_ADDRESS", "auto")
             hint = "" if "RAY_AUTH_MODE" in os.environ else "; if it asks for a token, set RAY_AUTH_MODE=token here as well"

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from jobs import rows
 from jobs.rows import KEY, READ_S
-from jobs.workers import Idle, Worker, account, peak_bytes
+from jobs.workers import Stopwatch, Worker, account, peak_bytes
 from pipelines.batching import Output, Part
 from pipelines.codec import decode, encode
 from pipelines.engine import Outcome, forward_parts, postprocess_item, predict, preprocess_item, sample_parts
@@ -31,12 +31,12 @@ class Fused:
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=True)
         self._tuner = worker.tuner(self._phases)
-        self._schema, self._idle = worker.schema, Idle()
+        self._schema, self._stopwatch = worker.schema, Stopwatch()
         self._watch, self._guard = worker.guard("fused")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Rows with arguments -> rows with `prediction` or `error`."""
-        waited = self._idle.started()
+        self._stopwatch.start()
         verdict = self._guard.begin(table)
         items = [verdict.of(item) for item in rows.items(table, self._phases)]
         ready = [item for item in items if isinstance(item, Item)]
@@ -46,9 +46,8 @@ class Fused:
         outcomes = [next(predicted) if isinstance(item, Item) else Outcome(error=item) for item in items]
         for outcome, seconds in zip(outcomes, table[READ_S].to_pylist(), strict=True):
             outcome.meter.read_s += seconds
-        account(outcomes, waited)
+        account(outcomes, self._stopwatch.waited(sum(outcome.meter.forward_s for outcome in outcomes)))
         self._guard.end()
-        self._idle.ended()
         return rows.results(rows.carried(table), outcomes, self._schema)
 
     def _predicted(self, items: list[Item], one_by_one: bool) -> list[Outcome]:
@@ -108,12 +107,12 @@ class Forward:
 
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=True)
-        self._tuner, self._idle = worker.tuner(self._phases), Idle()
+        self._tuner, self._stopwatch = worker.tuner(self._phases), Stopwatch()
         self._watch, self._guard = worker.guard("forward")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Every part of every row goes through the model once; order is kept."""
-        waited = self._idle.started()
+        self._stopwatch.start()
         verdict = self._guard.begin(table)
         queue = [cast("list[Part]", decode(value.as_py()) if value.is_valid else []) for value in table["parts"]]
         errors, meters = rows.errors(table), rows.meters(table)
@@ -134,9 +133,9 @@ class Forward:
                     outputs.append(output)
             encoded.append(None if errors[index] else encode(outputs))
         if meters:
+            waited = self._stopwatch.waited(sum(meter.forward_s for meter in meters))
             meters[0].add(Meter(waiting_s=waited, peak_bytes=peak_bytes()))
         self._guard.end()
-        self._idle.ended()
         table = table.drop_columns(["parts", "error", "meter"])
         return rows.with_columns(
             table, outputs=pa.array(encoded, pa.large_binary()), error=rows.error_array(errors), meter=rows.meter_array(meters)

@@ -38,7 +38,8 @@ def decided(job: Job, plan: Plan) -> JobConfig:
         return job.config
     kept = job.output.read(PRECISION)
     if kept is None:
-        dtype, why = _tried(job, plan) if plan.tuning_s > 0 and _may_be_fast(plan) else ("auto", "not tried")
+        is_worth_trying = job.is_float32 and plan.tuning_s > 0 and _may_be_fast(plan)
+        dtype, why = _tried(job, plan) if is_worth_trying else ("auto", "not tried")
         kept = json.dumps({"dtype": dtype, "why": why}).encode()
         job.output.write(PRECISION, kept)
     return of_earlier_runs(job.config, kept)

@@ -58,6 +58,8 @@ def figures(summary: Summary) -> Rows:
         rows.append(("audio", f"{number['audio_seconds']:,.0f} s, {speed:.1f} seconds of audio per second"))
     if number["rows_ok"]:
         rows.append(("padding", f"{number['padding_efficiency']:.1%} of what the model computed was data"))
+        if "waiting_share" in number:  # not in a summary of an earlier version
+            rows.append(("waiting", f"{number['waiting_share']:.1%} of the time the workers had the model, it did not run"))
         rows.append(("memory", f"{number['peak_memory_bytes'] / (1 << 20):,.0f} MiB in the largest worker"))
     if number["out_of_memory"]:
         lowered = f"batches now hold at most {number['batch_elements']:,} padded elements"

@@ -21,8 +21,8 @@ from pipelines.errors import ConfigError
 POOLS = 0.8  # share of the CPUs that actors may hold
 ACTOR_BYTES = 700 << 20  # a worker with torch and transformers loaded, before any weights
 THREADS = 2  # cores of a copy of the model, where nothing was tuned: as fast as two of one thread, and starts sooner
-BLOCK_SECONDS = 4.0  # model work in a block: how much an interruption can cost, and how often results appear
-SMALLEST_BLOCK, LARGEST_BLOCK = 8, 2048  # rows, where there are enough
+BLOCK_SECONDS = 8.0  # model work in a block: how much an interruption can cost, and how often results appear
+SMALLEST_BLOCK, LARGEST_BLOCK = 8, 4096  # rows, where there are enough
 BLOCKS = 5  # for each actor at least, so that all end at about the same time
 MOST_HELPERS = 32  # preprocessing actors for one model actor: one accelerator outruns few CPUs, but not without end
 CPU_FLOPS, ACCELERATOR_FLOPS = 4e10, 2e13  # of one thread, of one device: cautious guesses that size blocks, no more

@@ -36,6 +36,7 @@ def summarize(job: Job, plan: Plan | None, written: Written, started: float) -> 
         "rows_per_second": round(rows / seconds, 3),
         "audio_seconds": round(meter.audio_seconds, 3),
         "padding_efficiency": round(meter.elements / meter.padded_elements, 4) if meter.padded_elements else 1.0,
+        "waiting_share": round(meter.waiting_s / max(meter.waiting_s + meter.forward_s, 1e-9), 4),
         "seconds_by_phase": {name: round(value, 3) for name, value in phases.items()},
         "peak_memory_bytes": int(meter.peak_bytes),
         "out_of_memory": int(meter.out_of_memory),

@@ -62,19 +62,22 @@ class Worker:
         return watch, Guard(self.ledger, watch, operator)
 
 
-class Idle:
-    """Seconds between the calls of an actor."""
+class Stopwatch:
+    """Seconds in which an actor's model does not run, from its first call to the end of the last one."""
 
     def __init__(self) -> None:
-        self._ended: float | None = None
+        self._since: float | None = None
 
-    def started(self) -> float:
-        """Seconds since the last call ended; 0 before the first."""
-        return 0.0 if self._ended is None else time.perf_counter() - self._ended
+    def start(self) -> None:
+        """Called when a call begins."""
+        if self._since is None:
+            self._since = time.perf_counter()
 
-    def ended(self) -> None:
-        """Marks a call's end."""
-        self._ended = time.perf_counter()
+    def waited(self, forward_s: float) -> float:
+        """Since the end of the last call, between the calls and in this one, of which the model took `forward_s`."""
+        now = time.perf_counter()
+        since, self._since = self._since or now, now
+        return max(0.0, now - since - forward_s)
 
 
 def peak_bytes() -> int:

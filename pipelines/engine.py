@@ -18,8 +18,8 @@ from pipelines.phases import Item, Phases
 from pipelines.watch import Watch
 
 SAMPLE = 256  # parts with which the limits of batches are found
-WINDOW = 64  # budgets of parts that are preprocessed, then sorted by length and batched together
-FIRST = 2  # of media, which take long to decode, in the first window
+WINDOW = 128  # budgets of parts that are preprocessed, then sorted by length and batched together
+FIRST, FASTER = 2, 8  # of them in the first window; times as many in the next, for the model is slower than preprocessing
 WINDOW_ELEMENTS = 1 << 25  # and at most so many elements, 128 MiB of float32
 
 
@@ -144,8 +144,7 @@ def predict(phases: Phases, items: Sequence[Item], limits: Limits, watch: Watch)
         One outcome per item, in order.
     """
     pending = [_Pending(item) for item in items]
-    windows = _Prefetch(_windows(phases, pending, limits, watch))
-    for window in windows:
+    for window in _Prefetch(_windows(phases, pending, limits, watch)):
         results = forward_parts(phases, [part for _, _, part in window], limits, watch)
         for (index, number, _), (output, meter) in zip(window, results, strict=True):
             _keep(pending[index], number, output, meter)
@@ -153,8 +152,6 @@ def predict(phases: Phases, items: Sequence[Item], limits: Limits, watch: Watch)
             _finish(phases, pending[index], watch)
     for state in pending:
         state.outcome.meter.add(state.prepared)
-    if pending:
-        pending[0].outcome.meter.add(Meter(waiting_s=windows.waited))
     return [state.outcome for state in pending]
 
 
@@ -185,10 +182,10 @@ _Window = list[tuple[int, int, Part]]  # (item, number of the part, part)
 def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, watch: Watch) -> Iterator[_Window]:
     """Parts of successive items, cut into windows of about WINDOW batches.
 
-    Of media the first is small, for nothing runs while it is made, and each of the next is twice as large as the one before.
+    The first is small, for nothing runs while it is made. The model takes long enough with it for a larger one to be made.
     """
     window: _Window = []
-    elements, size = 0, FIRST if phases.task.is_media else WINDOW
+    elements, size = 0, FIRST
     for index, item in enumerate(ahead([state.item for state in pending], phases.fetched)):
         state, number = pending[index], 0
         try:
@@ -196,7 +193,7 @@ def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, watch:
                 is_full = elements > min(size * limits.elements, WINDOW_ELEMENTS) or len(window) >= size * limits.parts
                 if window and is_full:
                     yield window
-                    window, elements, size = [], 0, min(2 * size, WINDOW)
+                    window, elements, size = [], 0, min(FASTER * size, WINDOW)
                 window.append((index, number, part))
                 elements += part.cost
                 number += 1
@@ -213,7 +210,6 @@ class _Prefetch:
     """Iterates in a thread, one item ahead. An exception in the thread is raised where the items are taken."""
 
     def __init__(self, items: Iterator[_Window]) -> None:
-        self.waited = 0.0  # seconds
         self._queue: queue.Queue[_Window | BaseException | None] = queue.Queue(maxsize=1)
         self._thread = threading.Thread(target=self._fill, args=(items,), daemon=True)
 
@@ -228,9 +224,7 @@ class _Prefetch:
     def __iter__(self) -> Iterator[_Window]:
         self._thread.start()
         while True:
-            started = time.perf_counter()
             item = self._queue.get()
-            self.waited += time.perf_counter() - started
             if item is None:
                 return
             if isinstance(item, BaseException):

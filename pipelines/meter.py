@@ -18,7 +18,7 @@ class Meter:
         elements: elements of its parts.
         padded_elements: its share of what the model was run on, padding included.
         read_s, preprocess_s, forward_s, postprocess_s: seconds in each phase; a batch's are shared by cost.
-        waiting_s: seconds the model waited for preprocessing.
+        waiting_s: seconds the model did not run, of a worker that has it.
         peak_bytes: the most memory a process that worked on it has held; sums as the maximum.
         first_forward: when the model first ran, in seconds since the epoch; sums as the minimum.
         out_of_memory: batches that did not fit.

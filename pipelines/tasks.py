@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Options = Mapping[str, object]
 
-TEXT, GENERATED, IMAGE, AUDIO = 512, 2048, 1 << 20, 320_000  # elements of a batch on a CPU
+TEXT, GENERATED, IMAGE, AUDIO = 1024, 2048, 1 << 20, 320_000  # elements of a batch on a CPU
 ACCELERATOR = 32  # times as many on an accelerator
 
 OCR = (
@@ -66,11 +66,6 @@ class Task:
     needs: tuple[str, ...] = ()
     continuous: bool = False
     hints: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def is_media(self) -> bool:
-        """Whether items are sound or pictures, which take longer to decode than texts to split into tokens."""
-        return self.elements in (IMAGE, AUDIO)
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -239,11 +239,9 @@ def dray(case: Case) -> Outcome:
     with connected("local"):
         summary = run(parse_config(case.config(case.folder / "all")))
     start, seconds = float(summary["startup_seconds"]), float(summary["seconds"])
-    phases = summary["seconds_by_phase"]
-    working = phases["forward"] + phases["waiting"]
     return {
         "rows": float(summary["rows_ok"]), "seconds": seconds - start, "startup": start,
-        "waiting": phases["waiting"] / working, "padding": float(summary["padding_efficiency"]), "whole": seconds,
+        "waiting": float(summary["waiting_share"]), "padding": float(summary["padding_efficiency"]), "whole": seconds,
     }  # fmt: skip
 
 

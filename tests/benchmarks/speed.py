@@ -71,8 +71,9 @@ def table(workload: str, found: dict[str, dict[str, float]]) -> str:
             lines.append(f"| {title} | {rate[name] / ceiling:.2f} | {ours / rate[name]:.2f} |")
     lines += [
         "",
-        f"{job['rows']:.0f} rows. Padding efficiency {job['padding']:.3f} (the loop, which sorts everything: {bare['packing']:.3f}). Forward waited "
-        f"{job['waiting']:.1%} of the time. {job['startup']:.1f} s until the model first ran, then {job['seconds']:.0f} s.",
+        f"{job['rows']:.0f} rows. Padding efficiency {job['padding']:.3f} (the loop, which sorts everything: "
+        f"{bare['packing']:.3f}). Forward waited {job['waiting']:.1%} of the time. {job['startup']:.1f} s until the model "
+        f"first ran, then {job['seconds']:.0f} s.",
         "",
     ]
     return "\n".join(lines)

@@ -90,7 +90,7 @@ def test_a_cluster_without_cpus_is_refused():
 
 def test_blocks_are_seconds_of_work_and_keep_every_actor_busy():
     million = Work(10**6, 2e8, 1 << 20, False)
-    assert block_rows(million, 2e10, 8) == pytest.approx(4 / (0.01 + 5e-4), abs=1)
+    assert block_rows(million, 2e10, 8) == pytest.approx(8 / (0.01 + 5e-4), abs=1)
     assert block_rows(Work(10**6, 1e13, 1, False), 2e10, 8) == 8
     assert block_rows(Work(80, 2e6, 1, False), 2e10, 2) == 8
     assert block_rows(Work(5, 1e15, 1, False), 2e10, 2) == 1

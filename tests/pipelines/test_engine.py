@@ -22,7 +22,6 @@ class Doubling:
     """Items are lists of numbers, a part each; the model doubles; 13 makes it fail, 666 makes preprocessing fail."""
 
     batches_at_once = 1
-    task = SimpleNamespace(is_media=False)
 
     def __init__(self):
         self.pipe = SimpleNamespace(tokenizer=None)
@@ -115,20 +114,13 @@ def test_an_endless_item_is_held_in_windows():
     assert most[0] <= 4 * WINDOW * 8
 
 
-def test_the_first_windows_of_media_are_small():
+def test_the_first_window_is_small():
     """The model starts on the first few batches, and does not wait until many pictures are decoded."""
-
-    class Pictures(Doubling):
-        task = SimpleNamespace(is_media=True)
-
-    def sizes(phases) -> list[int]:
-        pending = [_Pending(item_of([1])) for _ in range(1000)]
-        return [len(window) for window in _windows(phases, pending, Limits.fixed(4), Watch(60))]
-
-    windows = sizes(Pictures())
-    assert windows[:4] == [8, 16, 32, 64]
-    assert sizes(Doubling())[0] == 4 * WINDOW
-    assert sum(windows) == 1000
+    pending = [_Pending(item_of([1])) for _ in range(2000)]
+    sizes = [len(window) for window in _windows(Doubling(), pending, Limits.fixed(4), Watch(60))]
+    assert sizes[:3] == [8, 64, 512]
+    assert max(sizes) == 512
+    assert sum(sizes) == 2000
 
 
 def test_errors_of_our_own_stop_everything():
