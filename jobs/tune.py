@@ -105,7 +105,8 @@ def tune(config: JobConfig, address: str | None = None) -> Found:
         UsageError: what is wrong with the config.
         JobError: the trials came to an end with an error.
     """
-    job = check(config, dry=True)
+    engine = config.engine.model_copy(update={"batch": "auto"})
+    job = check(config.model_copy(update={"engine": engine}), dry=True)
     with connected(address):
         plan = make_plan(free_nodes(job.config.engine), job.config.engine, job.work)
         table = ray.put(spread_rows(job.data, job.left, ROWS))

@@ -129,9 +129,13 @@ class Tuner:
         return self._is_done or self.seconds <= 0
 
     def learn(self, parts: Sequence[Part], watch: Watch) -> list[Bucket]:
-        """Finds the limits with these parts and remembers them; a part that the model refuses ends it without an answer."""
-        assert self._subject is not None
+        """Finds the limits with these parts and remembers them.
+
+        There is no answer where the config or transformers' own batching sets them, or where the model refuses a part.
+        """
         self._is_done = True
+        if self._subject is None:
+            return []
 
         def run(batch: list[Part]) -> float:
             with watch.on("forward", sorted({part.key for part in batch})):

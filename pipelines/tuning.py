@@ -53,7 +53,7 @@ def tune(parts: Sequence[Part], run: Callable[[list[Part]], float], seconds: flo
     Args:
         parts: of the data. Those that share no batch are left out.
         run: runs the model on a batch and returns the seconds that took; raises where it does not fit.
-        seconds: after which no further batch is tried.
+        seconds: after which no further batch is tried; lengths that are not done by then get no answer.
 
     Returns:
         Buckets of falling length; none where no parts share a batch.
@@ -70,6 +70,8 @@ def tune(parts: Sequence[Part], run: Callable[[list[Part]], float], seconds: flo
     room = 1 << 62  # what did not fit once is not tried again with shorter parts
     for bucket in by_length([part for part in parts if part.group == group]):
         trials, room = _tried(bucket, run, room, deadline)
+        if time.monotonic() > deadline:  # larger batches might have been better
+            break
         if any(trial.rate for trial in trials):
             found.append(Bucket(bucket[0].cost, knee(trials).elements, tuple(trials)))
     return found
@@ -107,9 +109,7 @@ def _tried(bucket: Sequence[Part], run: Callable[[list[Part]], float], room: int
     """
     trials: list[Trial] = []
     size, idle, best = 1, 0, 0.0
-    while (
-        size <= MOST_PARTS and idle < PATIENCE and size * bucket[0].cost < room and (not trials or time.monotonic() < deadline)
-    ):
+    while size <= MOST_PARTS and idle < PATIENCE and size * bucket[0].cost < room and time.monotonic() < deadline:
         batch = list(itertools.islice(itertools.cycle(bucket), size))
         elements = size * bucket[0].cost
         try:

@@ -106,6 +106,7 @@ def test_without_a_place_to_remember_it_tunes_all_the_same(phases, monkeypatch, 
 
 def test_a_fixed_batch_and_no_time_are_left_alone(phases):
     assert Tuner(phases, 8, "model", seconds=60).is_done
+    assert Tuner(phases, 8, "model", seconds=60).learn(sample_parts(phases, ITEMS, WATCH, 60), WATCH) == []
     assert Tuner(phases, "auto", "model", seconds=0).is_done
     assert Tuner(phases, "auto", "model", seconds=0).limits == phases.limits("auto")
 

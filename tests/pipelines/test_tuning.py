@@ -72,9 +72,21 @@ def test_parts_that_share_no_batch_are_left_alone():
     assert tuning.limits([], Limits.budget(512)) == Limits.budget(512)
 
 
-def test_no_time_still_gives_an_answer():
-    (bucket,) = tuning.tune(parts(64, 64, 64), Machine(0.1, 4096), 0)
-    assert [trial.parts for trial in bucket.trials] == [1]
+def test_what_is_not_done_in_time_gets_no_answer():
+    """A batch of one, because there was no time for another, would be remembered as the best."""
+    assert tuning.tune(parts(64, 64, 64), Machine(0.1, 4096), 0) == []
+
+
+def test_lengths_that_were_done_in_time_are_kept(monkeypatch):
+    machine, now = Machine(0.1, 4096), [0.0]
+    monkeypatch.setattr(tuning.time, "monotonic", lambda: now[0])
+
+    def run(batch: list[Part]) -> float:
+        now[0] += 0.1 if batch[0].cost > 100 else 10
+        return machine(batch)
+
+    (bucket,) = tuning.tune(parts(*[512] * 50, *[100] * 300), run, 20)
+    assert (bucket.longest, bucket.elements) == (512, 4096)
 
 
 def test_running_out_of_memory_later_lowers_what_was_found():
