@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import Pipeline
 
+RIPE = 0.95  # of what a batch computes is data, in one that need not wait for better company
 Inputs = dict[str, object]
 Output = Any  # of the pipeline's forward: nearly always a dict or ModelOutput, of batch dimension 1
 
@@ -94,6 +95,24 @@ def pack(parts: Sequence[Part], limits: Limits) -> list[list[int]]:
             start += room
     batches.sort(key=lambda batch: -parts[batch[0]].cost)
     return batches
+
+
+def ripe(parts: Sequence[Part], limits: Limits) -> set[int]:
+    """The positions in `parts` of those that fill batches with little padding; at least of one batch.
+
+    The others are better kept until more parts are there, of which some may be as long.
+    """
+    batches = pack(parts, limits)
+
+    def efficiency(batch: Sequence[int]) -> float:
+        return sum(parts[index].cost for index in batch) / max(1, len(batch) * parts[batch[0]].cost)
+
+    def is_full(batch: Sequence[int]) -> bool:
+        longest = parts[batch[0]]
+        return longest.group is Sharing.ALONE or len(batch) >= limits.room(longest.cost)
+
+    full = [batch for batch in batches if is_full(batch) and efficiency(batch) >= RIPE]
+    return {index for batch in full or [max(batches, key=efficiency)] for index in batch}
 
 
 def plain(inputs: Any) -> dict[str, Any]:  # noqa: ANN401  # a BatchEncoding, BatchFeature or dict

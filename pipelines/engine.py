@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pipelines.batching import Limits, Output, Part, bisect, free_cached_memory, is_lasting, pack
+from pipelines.batching import Limits, Output, Part, bisect, free_cached_memory, is_lasting, pack, ripe
 from pipelines.errors import RowError
 from pipelines.fetch import ahead
 from pipelines.meter import Meter
@@ -135,24 +135,37 @@ def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: M
         meter.postprocess_s += time.perf_counter() - started
 
 
+_Window = list[tuple[int, int, Part]]  # (item, number of the part, part)
+
+
 def predict(phases: Phases, items: Sequence[Item], limits: Limits, watch: Watch) -> list[Outcome]:
     """All three phases for a block of items: the next window is preprocessed in a thread while the model runs one.
 
-    Memory is bounded by three windows of parts (one runs, one waits, one is being made), however long an item is.
+    Parts that would be padded much wait for more of their length, the last ones until all are there. Memory is bounded by four
+    windows of parts (one runs, one waits, one is being made, one is kept for company), however long an item is.
 
     Returns:
         One outcome per item, in order.
     """
     pending = [_Pending(item) for item in items]
-    for window in _Prefetch(_windows(phases, pending, limits, watch)):
-        results = forward_parts(phases, [part for _, _, part in window], limits, watch)
-        for (index, number, _), (output, meter) in zip(window, results, strict=True):
+    held: _Window = []
+    for window in itertools.chain(_Prefetch(_windows(phases, pending, limits, watch)), [None]):
+        held += window or []
+        now, held = _ripe(held, limits) if window and sum(part.cost for _, _, part in held) < WINDOW_ELEMENTS else (held, [])
+        results = forward_parts(phases, [part for _, _, part in now], limits, watch)
+        for (index, number, _), (output, meter) in zip(now, results, strict=True):
             _keep(pending[index], number, output, meter)
-        for index in dict.fromkeys(index for index, _, _ in window):
+        for index in dict.fromkeys(index for index, _, _ in now):
             _finish(phases, pending[index], watch)
     for state in pending:
         state.outcome.meter.add(state.prepared)
     return [state.outcome for state in pending]
+
+
+def _ripe(window: _Window, limits: Limits) -> tuple[_Window, _Window]:
+    """What is to be run, and what is better kept for the next window."""
+    chosen = ripe([part for _, _, part in window], limits)
+    return [window[index] for index in sorted(chosen)], [each for index, each in enumerate(window) if index not in chosen]
 
 
 def _keep(state: _Pending, number: int, output: Output | RowError, meter: Meter) -> None:
@@ -174,9 +187,6 @@ def _finish(phases: Phases, state: _Pending, watch: Watch) -> None:
         outcome.prediction = postprocess_item(phases, outputs, state.item, outcome.meter, watch)
     except RowError as error:
         outcome.error = error
-
-
-_Window = list[tuple[int, int, Part]]  # (item, number of the part, part)
 
 
 def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, watch: Watch) -> Iterator[_Window]:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from pipelines.batching import Limits, Part, bisect, pack
+from pipelines.batching import Limits, Part, bisect, pack, ripe
+from pipelines.padding import Sharing
 
 
 def parts(costs, group=None):
@@ -70,3 +71,17 @@ def test_a_part_that_does_not_fit_alone_lowers_nothing():
     assert limits.room(10) == 100
     limits.lower(2, 400)
     assert (limits.room(10), limits.room(400)) == (40, 1)
+
+
+def test_parts_without_company_wait_and_those_that_fill_a_batch_do_not():
+    assert ripe(parts([100, 100, 99, 98, 50, 12, 3]), Limits.fixed(4)) == {0, 1, 2, 3}
+
+
+def test_something_always_runs():
+    """Were all to wait, the model would idle: the batch with the least padding goes first."""
+    assert ripe(parts([400, 100, 90, 5]), Limits.budget(512)) == {0}
+    assert ripe(parts([100]), Limits.budget(512)) == {0}
+
+
+def test_parts_that_are_run_alone_wait_for_nobody():
+    assert ripe(parts([7, 300], Sharing.ALONE), Limits.budget(512)) == {0, 1}
