@@ -37,6 +37,7 @@ from pipelines.config import JobConfig
 from pipelines.errors import DrayError, JobError
 
 TRIES = 2  # at rows that are missing in the end, should an actor have died with them
+LOOK_S = 1.0  # between two looks at the rows that are done; each takes time from the model where cores are few
 NODES_S = 5.0  # between two looks at the nodes
 RETRIES = re.compile(r"\s*Failed to .* after \d+/\d+ attempts \(total backoff .*", re.DOTALL)  # what Ray Data adds to errors
 STOP_S = 30.0  # for which workers that were told to stop are waited for
@@ -165,7 +166,7 @@ def _follow(job: Job, plan: Plan, thread: threading.Thread, ledger: ActorHandle,
     assert job.lease is not None
     try:
         while thread.is_alive():
-            thread.join(0.25)
+            thread.join(LOOK_S)
             with contextlib.suppress(RayError):  # a ledger that is being restarted is no reason to stop
                 count = ray.get(ledger.count.remote(), timeout=10)
             progress.show(count)

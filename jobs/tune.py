@@ -80,6 +80,10 @@ class Probe:
         items = [item for item in rows.items(table, self._phases) if isinstance(item, Item)]
         self._parts = sample_parts(self._phases, items, self._watch, SECONDS)
 
+    def count(self) -> int:
+        """Parts to try."""
+        return len(self._parts)
+
     def tune(self) -> tuple[Subject, list[Bucket], Limits]:
         """Finds the limits, and remembers them on this node."""
         buckets = self._tuner.learn(self._parts, self._watch)
@@ -103,7 +107,7 @@ def tune(config: JobConfig, address: str | None = None) -> Found:
 
     Raises:
         UsageError: what is wrong with the config.
-        JobError: the trials came to an end with an error.
+        JobError: no row can be preprocessed, or the trials came to an end with an error.
     """
     engine = config.engine.model_copy(update={"batch": "auto"})
     job = check(config.model_copy(update={"engine": engine}), dry=True)
@@ -115,6 +119,8 @@ def tune(config: JobConfig, address: str | None = None) -> Found:
             best = max((rate for _, rate in crews), default=0.0)
             crew = next((crew for crew, rate in crews if rate >= ENOUGH * best), None)
             (probe,) = _probes(job, plan, crew or Crew(1, plan.threads), table, copies=1)
+            if not ray.get(probe.count.remote()):
+                raise JobError("dray tune: none of the rows that were tried can be preprocessed; dray run says why")
             subject, buckets, otherwise = ray.get(probe.tune.remote())
             ray.kill(probe)
         except RayError as error:
