@@ -117,7 +117,7 @@ def check(config: JobConfig, fresh: bool = False, dry: bool = False, again: bool
             work=_work(phases, data, sample, rows, recall_threads(identity, task.name) or THREADS),
             schema=schema,
             identity=identity,
-            is_float32=_is_float32(phases),
+            is_float32=phases.is_float32,
             lease=lease,
         )
     except BaseException:
@@ -172,12 +172,6 @@ def _refuse_inside(output: Folder, data: Input) -> None:
     for source in data.sources:
         if source.path.startswith(output.path + "/"):
             raise OutputError(f"output.path: {output.url} holds the input {source.name}; choose another folder")
-
-
-def _is_float32(phases: Phases) -> bool:
-    import torch
-
-    return all(parameter.dtype == torch.float32 for parameter in phases.pipe.model.parameters())
 
 
 def _work(phases: Phases, data: Input, sample: pa.Table, rows: int, threads: int) -> Work:

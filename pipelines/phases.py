@@ -77,6 +77,13 @@ class Phases:
         return self.pipe.device.type not in ("cpu", "meta")
 
     @property
+    def is_float32(self) -> bool:
+        """Whether all weights are of full precision."""
+        import torch
+
+        return all(parameter.dtype == torch.float32 for parameter in self.pipe.model.parameters())
+
+    @property
     def batches_at_once(self) -> int:
         """How many budgets of parts the model is given at once."""
         return CONTINUOUS if self._is_continuous else 1

@@ -53,7 +53,7 @@ def choose(phases: Phases, items: Sequence[Item], timeout_s: float) -> tuple[str
     """
     import torch
 
-    if any(parameter.dtype != torch.float32 for parameter in phases.pipe.model.parameters()):
+    if not phases.is_float32:
         return "auto", "the model was not saved in float32"
     if not is_fast(phases.pipe.device):
         return "auto", "bfloat16 is not faster on this hardware"
