@@ -51,7 +51,7 @@ def test_an_interrupted_job_is_continued(cluster, slow_model, folder, book, blow
 def test_killed_at_ten_random_moments(cluster, slow_model, folder, book, request, where):
     moments = random.Random(4)
     s3 = request.getfixturevalue("s3").options if where == "S3" else None
-    job = text_job(folder, slow_model, cluster.address, builders.texts(40_000, median=8), s3, engine={"batch": 16})
+    job = text_job(folder, slow_model, cluster.address, builders.texts(80_000, median=8), s3, engine={"batch": 32})
     # Three while it starts, the others while rows are finished.
     plans = [(moments.uniform(3, 20), 0) for _ in range(3)] + [(moments.uniform(0, 6), 1) for _ in range(7)]
     moments.shuffle(plans)
