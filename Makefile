@@ -38,7 +38,7 @@ slow: .venv/ready
 fuzz: .venv/ready
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests:. $(BIN)/python tests/fuzz.py
 
-# dray beside other tools, and its own costs: written to tests/benchmarks/RESULTS.md. Takes about two hours on two cores.
+# dray beside other tools, and its own costs: written to tests/benchmarks/RESULTS.md. Takes hours.
 bench: .venv/ready build/bench/ready
 	PYTHONPATH=tests:.:build/bench $(BIN)/python tests/benchmarks/bench.py
 

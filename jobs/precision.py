@@ -32,13 +32,14 @@ def of_earlier_runs(config: JobConfig, kept: bytes | None) -> JobConfig:
 def decided(job: Job, plan: Plan) -> JobConfig:
     """The job's config with `engine.dtype` decided, where that is left to dray. The decision is kept with the output.
 
-    A short job keeps the precision that its model was saved in, for trying another would take longer than it saves.
+    A short job keeps the precision that its model was saved in, for trying another would take longer than it saves; and so does
+    an output with rows of a run that left no decision.
     """
     if job.config.engine.dtype != "auto":
         return job.config
     kept = job.output.read(PRECISION)
     if kept is None:
-        is_worth_trying = job.is_float32 and plan.tuning_s > 0 and _may_be_fast(plan)
+        is_worth_trying = job.is_float32 and not job.earlier and plan.tuning_s > 0 and _may_be_fast(plan)
         dtype, why = _tried(job, plan) if is_worth_trying else ("auto", "not tried")
         kept = json.dumps({"dtype": dtype, "why": why}).encode()
         job.output.write(PRECISION, kept)

@@ -150,11 +150,11 @@ def _execute(job: Job, plan: Plan, written: Written) -> None:
         thread.join(STOP_S)
         written.deaths += count.deaths
         written.add(sink.written if not failure else Written(count.ok, count.failed))
-    if len(stop) > 1:  # the first says why; the last is put there in any case
-        raise stop[0]
+    if len(stop) > 1 and not (isinstance(stop[0], NodesLost) and thread.is_alive()):
+        raise stop[0]  # it says why; the last is put there in any case
     if failure:
         raise _stopped(failure[0]) from failure[0]
-    if thread.is_alive():
+    if thread.is_alive():  # nothing may be started beside them
         raise JobError("the workers do not stop; see to it that none is left on the cluster, then the same command continues")
 
 

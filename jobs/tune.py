@@ -23,7 +23,7 @@ from jobs.resources import POOLS, Plan, cluster_nodes, copy_bytes, free_nodes, m
 from jobs.workers import Worker
 from pipelines.batching import Limits
 from pipelines.config import JobConfig
-from pipelines.engine import forward_parts, sample_parts
+from pipelines.engine import predict, sample_parts
 from pipelines.errors import JobError
 from pipelines.phases import Item
 from pipelines.tuned import Subject, remember_threads
@@ -77,8 +77,8 @@ class Probe:
         self._phases = worker.load(weights=True)
         self._tuner = dataclasses.replace(worker, tuning_s=SECONDS).tuner(self._phases)
         self._identity, self._watch = worker.identity, Watch(worker.config.errors.timeout_s)
-        items = [item for item in rows.items(table, self._phases) if isinstance(item, Item)]
-        self._parts = sample_parts(self._phases, items, self._watch, SECONDS)
+        self._items = [item for item in rows.items(table, self._phases) if isinstance(item, Item)]
+        self._parts = sample_parts(self._phases, self._items, self._watch, SECONDS)
 
     def count(self) -> int:
         """Parts to try."""
@@ -90,11 +90,11 @@ class Probe:
         return Subject.of(self._phases, self._identity), buckets, self._tuner.limits
 
     def rate(self, seconds: float) -> float:
-        """Real elements per second, measured for about so many seconds."""
-        started, done = time.perf_counter(), 0
+        """Real elements per second of all three phases, which share the cores; measured for about so many seconds."""
+        started, done = time.perf_counter(), 0.0
         while time.perf_counter() - started < seconds:
-            forward_parts(self._phases, self._parts, self._tuner.limits, self._watch)
-            done += sum(part.cost for part in self._parts)
+            outcomes = predict(self._phases, self._items, self._tuner.limits, self._watch)
+            done += sum(outcome.meter.elements for outcome in outcomes)
         return done / (time.perf_counter() - started)
 
 

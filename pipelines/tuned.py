@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import tuning
-from pipelines.batching import Part
+from pipelines.batching import Part, is_out_of_memory
+from pipelines.errors import RowError
 from pipelines.models.store import cache_folder
 from pipelines.tuning import Bucket, Trial
 from pipelines.watch import Watch
@@ -140,12 +141,17 @@ class Tuner:
         def run(batch: list[Part]) -> float:
             with watch.on("forward", sorted({part.key for part in batch})):
                 started = time.perf_counter()
-                self._phases.forward(batch)
+                try:
+                    self._phases.forward(batch)
+                except Exception as error:  # a model raises whatever it likes
+                    if is_out_of_memory(error):
+                        raise
+                    raise RowError.wrap("forward", error) from error
                 return time.perf_counter() - started
 
         try:
             buckets = tuning.tune(parts, run, self.seconds)
-        except Exception:  # the row at fault fails when its block is done
+        except RowError:  # the row at fault fails when its block is done
             return []
         if buckets:
             remember(self._subject, buckets)

@@ -58,3 +58,13 @@ def test_the_trial_runs_where_the_model_will(ray_session, models, tmp_path):
         assert dtype in ("auto", "bfloat16")
     else:
         assert (dtype, why) == ("auto", "bfloat16 is not faster on this hardware")
+
+
+def test_an_output_begun_without_a_decision_stays_as_it_is(ray_session, models, tmp_path, monkeypatch):
+    """Rows of a run that decided nothing were made in the precision of the model."""
+    write_texts(tmp_path / "in", builders.texts(20), 1)
+    job = dataclasses.replace(check(parse_config(text_job(models, tmp_path)), dry=True), earlier=5)
+    plan = dataclasses.replace(make_plan(cluster_nodes(), job.config.engine, job.work), tuning_s=1.0)
+    monkeypatch.setattr(precision, "_may_be_fast", lambda plan: True)
+    monkeypatch.setattr(precision, "_tried", lambda job, plan: ("bfloat16", "it is faster"))
+    assert precision.decided(job, plan).engine.dtype == "auto"
