@@ -77,6 +77,7 @@ class Plan:
         threads: of torch in each model actor.
         task_cpus: of each read, repartition and write task.
         block_rows: rows of a block.
+        offered: what the nodes it was made for offered together.
         tuning_s: seconds that a worker may spend on finding how large a batch should be, where that is not known.
     """
 
@@ -88,6 +89,7 @@ class Plan:
     threads: int
     task_cpus: float
     block_rows: int
+    offered: Node
     tuning_s: float = 0.0
 
     @property
@@ -167,6 +169,7 @@ def make_plan(nodes: Sequence[Node], engine: EngineConfig, work: Work) -> Plan:
         threads=threads,
         task_cpus=_floor(min(0.25, cpus * (1 - POOLS) / 4)),
         block_rows=block_rows(work, speed, actors),
+        offered=Node(cpus, gpus, sum(node.memory for node in nodes)),
         tuning_s=_tuning_seconds(work, speed, actors),
     )
 

@@ -13,13 +13,13 @@ import time
 import ray
 from ray.actor import ActorHandle
 from ray.data import DataContext
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.checks import Job, check
 from jobs.commits import checkpoint_config, finished_keys
 from jobs.connect import connected
+from jobs.execution import controlled
 from jobs.flow import build, read
 from jobs.keys import KeySet
 from jobs.ledger import Count, Ledger
@@ -127,7 +127,7 @@ def _execute(job: Job, plan: Plan, written: Written) -> None:
     stop: list[JobError] = []
     context = DataContext.get_current()
     context.checkpoint_config = checkpoint_config(job.output)
-    context.custom_execution_callback_classes = [_stopping(stop)]
+    context.custom_execution_callback_classes = [controlled(plan, stop)]
     assert job.lease is not None
     tried = attempts(job.output)
     sink = Sink(job.output, job.config.output, ledger, job.lease.run, ray.put(tried) if tried else None)
@@ -183,17 +183,6 @@ def _follow(job: Job, plan: Plan, thread: threading.Thread, ledger: ActorHandle,
     finally:
         progress.close()
     return count
-
-
-def _stopping(stop: list[JobError]) -> type[ExecutionCallback]:
-    """Makes Ray Data end an execution as soon as there is something in `stop`."""
-
-    class Stopping(ExecutionCallback):  # type: ignore[misc]  # Ray is untyped
-        def on_execution_step(self, executor: object) -> None:
-            if stop:
-                raise stop[0]
-
-    return Stopping
 
 
 def _here() -> NodeAffinitySchedulingStrategy:

@@ -6,8 +6,10 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
+import ray
 import soundfile as sf
 from drilling import text_job
+from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
 from test_job import rows_of, write_texts
 from test_job import text_job as raw_text_job
 
@@ -37,6 +39,20 @@ def test_files_whose_rows_are_finished_are_not_opened_again(s3, trouble, folder,
     s3.forget()
     assert run(parse_config(job.raw))["rows_skipped"] == 82
     assert not any(s3.requests("GET", f"{bucket}/{name}.parquet") for name in ("new", "00", "07"))
+
+
+def test_results_are_written_as_they_come_after_a_driver_was_killed(slow_model, folder, cluster):
+    """Ray counts for three minutes what a killed driver had asked for."""
+    dead = get_or_create_autoscaling_coordinator()
+    ray.get(dead.request_resources.remote("killed", [{"CPU": 1}] * 16, 180, request_remaining=["CPU"]))
+    job = text_job(folder, slow_model, cluster.address, builders.texts(600, median=8), engine={"batch": 4})
+    try:
+        assert run(parse_config(job.raw))["rows_ok"] == 600
+    finally:
+        ray.get(dead.cancel_request.remote("killed"))
+    written = [job.output.fs.info(path)["mtime"] for path in job.output.fs.find(f"{job.output.path}/_dray/checkpoint")]
+    model_s = 600 / 4 * 0.05
+    assert max(written) - min(written) > model_s / 3
 
 
 def test_a_changed_file_is_refused_or_done_again(models, tmp_path):
