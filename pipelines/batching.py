@@ -155,14 +155,17 @@ def collate(pipe: Pipeline, parts: Sequence[Part]) -> Inputs:
     return padded
 
 
-def split(outputs: object, count: int) -> list[Output]:
-    """A batched output as `count` outputs of batch dimension 1, as transformers' PipelineIterator unrolls it."""
-    if count == 1 and not (isinstance(outputs, dict) and "past_key_values" in outputs):
+def split(outputs: object, count: int, was_collated: bool = False) -> list[Output]:
+    """A batched output as `count` outputs of batch dimension 1, as transformers' PipelineIterator unrolls it.
+
+    `was_collated`: so was a single part, and what is no tensor in it is in a list.
+    """
+    if count == 1 and not was_collated and not (isinstance(outputs, dict) and "past_key_values" in outputs):
         return [outputs]
     if not isinstance(outputs, dict):
         raise TypeError(f"the model's output is a {type(outputs).__name__}, which cannot be split into items")
     kept = [key for key in outputs if key != "past_key_values"]
-    if count == 1:
+    if count == 1 and not was_collated:
         return [type(outputs)({key: outputs[key] for key in kept})]
     # The class stays, for postprocessing may ask a ModelOutput for its first field.
     return [type(outputs)({key: _row(outputs[key], index) for key in kept}) for index in range(count)]

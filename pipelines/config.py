@@ -98,7 +98,11 @@ class EngineConfig(Section):
         "auto", description="fused: one pool does all phases; staged: a pool per phase; auto: staged with accelerators"
     )
     seed: int = Field(0, ge=0, description="of random numbers; each row draws its own, the same in every run")
-    compile: bool = Field(False, description="torch.compile the model")
+    compile: bool = Field(
+        False,
+        description="torch.compile the model; texts are padded to one of a few lengths, and the first batch of each waits for "
+        "the compiler: for jobs of hours",
+    )
 
 
 class ErrorsConfig(Section):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import cells, continuous, fetch, generation, routing, schemas, tasks
 from pipelines.batching import Limits, Output, Part, cast, collate, elements, plain, split
+from pipelines.compiled import collate_bucketed, has_buckets
 from pipelines.config import JobConfig
 from pipelines.errors import ModelError, first_line
 from pipelines.padding import Sharing
@@ -58,6 +59,7 @@ class Phases:
         self.source = cells.Source(rate, dict(config.input.storage_options), config.input.max_media_bytes)
         generation.prepare(pipe)
         self._continues = task.trim is generation.trim and generation.continues_prompts(pipe)
+        self._has_buckets = config.engine.compile and has_buckets(pipe)
         self._may_share = pipe.tokenizer is None or pipe.tokenizer.pad_token_id is not None
         intercept(pipe)
         _refuse_misplaced(task, config)
@@ -165,9 +167,9 @@ class Phases:
         with torch.no_grad(), self._randomness(parts, during):
             if self.task.forwards_whole:
                 return [self._forward_whole(part, during) for part in parts]
-            inputs = cast(collate(self.pipe, parts), self.pipe.dtype)
-            outputs = split(self.pipe.forward(inputs, **during), len(parts))
-        if self.task.trim is not None and len(parts) > 1:
+            inputs, length = collate_bucketed(self.pipe, parts) if self._has_buckets else (collate(self.pipe, parts), 0)
+            outputs = split(self.pipe.forward(cast(inputs, self.pipe.dtype), **during), len(parts), was_collated=length > 0)
+        if self.task.trim is not None and (len(parts) > 1 or length):
             trim = self.task.trim
             outputs = [trim(self.pipe, part.inputs, output, during) for part, output in zip(parts, outputs, strict=True)]
         return self._shortened(parts, outputs, limits)

@@ -49,10 +49,12 @@ class Reference:
         return folder, case.items(), [arrow.expected(case.task, answer) for answer in answers]
 
 
-def predicted(name: str, folder: str, items: list[dict[str, object]], layout: str, batch: int | str) -> arrow.pa.Table:
+def predicted(
+    name: str, folder: str, items: list[dict[str, object]], layout: str, batch: int | str, **engine: object
+) -> arrow.pa.Table:
     """The items through the operators, without Ray."""
     case = catalogue.CASES[name]
-    raw = {"task": case.task, "model": folder, "parameters": case.parameters, "engine": {"batch": batch}}
+    raw = {"task": case.task, "model": folder, "parameters": case.parameters, "engine": {"batch": batch, **engine}}
     config = parse_config({**raw, "input": {"path": "-"}, "output": {"path": "-"}})
     table = arrow.table_of(items)
     columns = {column.removeprefix(ARGUMENT): table[column].type for column in table.column_names}

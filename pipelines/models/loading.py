@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import tasks
+from pipelines.compiled import compile_model
 from pipelines.config import JobConfig
 from pipelines.errors import ConfigError, ModelError
 from pipelines.models import choosing
@@ -50,7 +51,7 @@ def load_phases(config: JobConfig, weights: bool, device: str = "cpu") -> Phases
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and more for models it cannot load
         raise explained(error, source, kwargs, f" for {task.name}") from error
     if weights and config.engine.compile:
-        pipe.model.compile()
+        compile_model(pipe)
     return Phases(pipe, config, task)
 
 
