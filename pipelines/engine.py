@@ -7,6 +7,7 @@ import itertools
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -112,11 +113,15 @@ def forward_parts(phases: Phases, parts: Sequence[Part], limits: Limits, watch: 
         results[batch[0]][1].add(Meter(out_of_memory=1, batch_elements=limits.elements))
         free_cached_memory()
 
-    for batch in pack(parts, limits):
-        while batch:  # limits may have become lower since it was packed
-            room = limits.room(max(parts[index].cost for index in batch))
-            bisect(batch[:room], run, failed, out_of_memory)
-            batch = batch[room:]
+    batches = deque(pack(parts, limits))
+    while batches:
+        batch = batches.popleft()
+        room = limits.room(max(parts[index].cost for index in batch))
+        if len(batch) > room:  # limits have become lower since it was packed
+            batches.appendleft(batch[room:])
+            batch = batch[:room]
+        phases.stage([parts[index] for index in batches[0]] if batches else [])
+        bisect(batch, run, failed, out_of_memory)
     return results
 
 

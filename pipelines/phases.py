@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipelines import cells, continuous, fetch, generation, routing, schemas, tasks
-from pipelines.batching import Limits, Output, Part, cast, collate, elements, plain, split
+from pipelines.batching import Inputs, Limits, Output, Part, cast, collate, elements, plain, split
 from pipelines.compiled import collate_bucketed, has_buckets
 from pipelines.config import JobConfig
 from pipelines.errors import ModelError, first_line
 from pipelines.padding import Sharing
 from pipelines.routing import Arguments, Options, Routed, intercept, route
 from pipelines.schemas import Shape
+from pipelines.staging import Staging
 from pipelines.tasks import Task
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Phases:
         generation.prepare(pipe)
         self._continues = task.trim is generation.trim and generation.continues_prompts(pipe)
         self._has_buckets = config.engine.compile and has_buckets(pipe)
+        self._staging = Staging(self._collated, pipe.device)
         self._may_share = pipe.tokenizer is None or pipe.tokenizer.pad_token_id is not None
         intercept(pipe)
         _refuse_misplaced(task, config)
@@ -164,15 +166,25 @@ class Phases:
             with contextlib.suppress(continuous.Unsupported):
                 return self._shortened(parts, continuous.generate(self.pipe, parts, during), limits)
             self._is_continuous = False
-        with torch.no_grad(), self._randomness(parts, during):
+        with torch.inference_mode(), self._randomness(parts, during):
             if self.task.forwards_whole:
                 return [self._forward_whole(part, during) for part in parts]
-            inputs, length = collate_bucketed(self.pipe, parts) if self._has_buckets else (collate(self.pipe, parts), 0)
-            outputs = split(self.pipe.forward(cast(inputs, self.pipe.dtype), **during), len(parts), was_collated=length > 0)
+            inputs, length = self._staging.take(parts)
+            outputs = split(self.pipe.forward(inputs, **during), len(parts), was_collated=length > 0)
         if self.task.trim is not None and (len(parts) > 1 or length):
             trim = self.task.trim
             outputs = [trim(self.pipe, part.inputs, output, during) for part, output in zip(parts, outputs, strict=True)]
         return self._shortened(parts, outputs, limits)
+
+    def stage(self, parts: Sequence[Part]) -> None:
+        """Begins to collate a batch that is soon to be run, and to copy it to the accelerator, where there is one."""
+        if parts and self.on_accelerator and not self.task.forwards_whole and not self._is_continuous:
+            self._staging.begin(parts)
+
+    def _collated(self, parts: Sequence[Part]) -> tuple[Inputs, int]:
+        """One input of the model, and the length that its texts were padded to, where that is more than was needed."""
+        inputs, length = collate_bucketed(self.pipe, parts) if self._has_buckets else (collate(self.pipe, parts), 0)
+        return cast(inputs, self.pipe.dtype), length
 
     def _shortened(self, parts: Sequence[Part], outputs: list[Output], limits: Sequence[int | None]) -> list[Output]:
         if len(set(limits)) == 1:
@@ -188,10 +200,13 @@ class Phases:
 
     def postprocess(self, outputs: list[Output], item: Item) -> object:
         """The prediction of one item from the outputs of all its parts, in order."""
+        import torch
+
         after = {**self._arguments.after(item.options), **self.task.forced}
         if self.task.forwards_whole:
             (outputs,) = outputs
-        prediction = self.pipe.postprocess(outputs if self._is_chunked else outputs[0], **after)
+        with torch.inference_mode():  # outside of it, what the model gave may not be changed in place
+            prediction = self.pipe.postprocess(outputs if self._is_chunked else outputs[0], **after)
         return self.task.present(prediction)
 
     def _main_output(self) -> tuple[int, int] | None:
