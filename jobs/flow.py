@@ -22,7 +22,7 @@ def read(data: Input, left: Sequence[Piece], finished: KeySet, plan: Plan) -> Da
     """The rows still to do, in blocks of a few seconds of model work."""
     source = RowsDatasource(data, left, finished, tasks=4 * plan.model.actors)
     rows = ray.data.read_datasource(source, override_num_blocks=len(source), num_cpus=plan.task_cpus)
-    rows = rows.repartition(target_num_rows_per_block=plan.block_rows)
+    rows = rows.repartition(target_num_rows_per_block=plan.block_rows, strict=True)
     # Ray 2.60 has no argument for this: a repartition task asks for a whole CPU, which on small machines the actors
     # never leave free.
     rows._logical_plan.dag.ray_remote_args["num_cpus"] = plan.task_cpus
