@@ -8,7 +8,8 @@ DrayError
 │   └── ModelError        the model, or a parameter it does not take
 ├── JobError              the work was begun and could not be finished; exit 1
 │   └── StorageError      a storage or network has failed again and again (pipelines/transient.py)
-└── RowError              one row fails; the job goes on
+├── RowError              one row fails; the job goes on
+└── BusyError             a service has as many requests as it can take
 """
 
 from __future__ import annotations
@@ -68,6 +69,10 @@ class RowError(DrayError):
     def __reduce__(self) -> tuple[type[RowError], tuple[str, str, str, int]]:
         """Pickles with all its arguments."""
         return type(self), (self.stage, self.kind, str(self), self.attempts)
+
+
+class BusyError(DrayError):
+    """A service does not take the request now; it may later."""
 
 
 def _said(error: BaseException) -> str:
