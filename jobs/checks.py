@@ -179,7 +179,8 @@ def _work(phases: Phases, data: Input, sample: pa.Table, rows: int, threads: int
     weights = sum(parameter.numel() for parameter in phases.pipe.model.parameters())
     element_size = next(phases.pipe.model.parameters()).element_size()
     row_flops = 2.0 * weights * _positions(phases, data, sample)
-    return Work(rows, row_flops, weights * element_size, phases.task.fans_out, threads)
+    row_bytes = sample.nbytes / max(1, sample.num_rows)
+    return Work(rows, row_flops, weights * element_size, phases.task.fans_out, threads, row_bytes)
 
 
 def _positions(phases: Phases, data: Input, sample: pa.Table) -> float:

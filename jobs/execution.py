@@ -32,10 +32,11 @@ class _Planned(ClusterAutoscaler):  # type: ignore[misc]  # Ray is untyped
         self._ray_s.on_executor_shutdown()
 
     def get_total_resources(self) -> ExecutionResources:
-        shared = self._ray_s.get_total_resources()
+        shared, whole = self._ray_s.get_total_resources(), ExecutionResources.from_resource_dict(ray.cluster_resources())
+        offered = self._plan.offered
         if shared.object_store_memory <= 0:  # at first, until the actor answers
-            shared = ExecutionResources.from_resource_dict(ray.cluster_resources())
-        return shared.copy(cpu=self._plan.offered.cpus, gpu=self._plan.offered.gpus)
+            shared = whole
+        return shared.copy(cpu=min(offered.cpus, whole.cpu), gpu=min(offered.gpus, whole.gpu))  # nodes may be lost
 
 
 def controlled(plan: Plan, stop: Sequence[JobError]) -> type[ExecutionCallback]:

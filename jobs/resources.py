@@ -23,6 +23,7 @@ ACTOR_BYTES = 700 << 20  # a worker with torch and transformers loaded, before a
 THREADS = 2  # cores of a copy of the model, where nothing was tuned: as fast as two of one thread, and starts sooner
 BLOCK_SECONDS = 8.0  # model work in a block: how much an interruption can cost, and how often results appear
 SMALLEST_BLOCK, LARGEST_BLOCK = 8, 4096  # rows, where there are enough
+BLOCK_BYTES = 64 << 20  # of what is read: one row may be more, but a block must not fill the object store
 BLOCKS = 5  # for each actor at least, so that all end at about the same time
 MOST_HELPERS = 32  # preprocessing actors for one model actor: one accelerator outruns few CPUs, but not without end
 CPU_FLOPS, ACCELERATOR_FLOPS = 4e10, 2e13  # of one thread, of one device: cautious guesses that size blocks, no more
@@ -49,6 +50,7 @@ class Work:
         weight_bytes: of the model.
         fans_out: whether long items are worth spreading over the pool.
         threads: that a copy of the model should have on CPUs.
+        row_bytes: that are read for an average row.
     """
 
     rows: int
@@ -56,6 +58,7 @@ class Work:
     weight_bytes: int
     fans_out: bool
     threads: int = THREADS
+    row_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ def make_plan(nodes: Sequence[Node], engine: EngineConfig, work: Work) -> Plan:
         gather=gather,
         threads=threads,
         task_cpus=_floor(min(0.25, cpus * (1 - POOLS) / 4)),
-        block_rows=block_rows(work, speed, actors),
+        block_rows=block_rows(work, speed, actors, preprocess.actors if preprocess else 0),
         offered=Node(cpus, gpus, sum(node.memory for node in nodes)),
         tuning_s=_tuning_seconds(work, speed, actors),
     )
@@ -179,11 +182,12 @@ def copy_bytes(work: Work) -> int:
     return ACTOR_BYTES + 2 * work.weight_bytes
 
 
-def block_rows(work: Work, flops_per_second: float, actors: int) -> int:
-    """Rows for about BLOCK_SECONDS of model work, and few enough that every actor gets several blocks."""
+def block_rows(work: Work, flops_per_second: float, actors: int, helpers: int = 0) -> int:
+    """Rows for about BLOCK_SECONDS of model work, few enough for memory, and for every actor and helper to have several."""
     seconds = _row_seconds(work, flops_per_second)
-    spread = math.ceil(work.rows / (BLOCKS * actors))
-    return max(1, min(max(round(BLOCK_SECONDS / seconds), SMALLEST_BLOCK), spread, LARGEST_BLOCK))
+    spread = math.ceil(work.rows / max(BLOCKS * actors, 2 * helpers))
+    fitting = int(BLOCK_BYTES / max(1.0, work.row_bytes))
+    return max(1, min(max(round(BLOCK_SECONDS / seconds), SMALLEST_BLOCK), spread, fitting, LARGEST_BLOCK))
 
 
 def _row_seconds(work: Work, flops_per_second: float) -> float:

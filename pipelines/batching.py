@@ -32,6 +32,7 @@ class Part:
         seconds: of audio that no earlier part of the item covers; 0 for other media.
         seed: of the random numbers that its generation draws.
         key: of its row.
+        space: elements it takes in a batch; more than `cost` where the model is given only some lengths.
     """
 
     inputs: Inputs
@@ -41,6 +42,11 @@ class Part:
     seconds: float = 0.0
     seed: int = 0
     key: int = 0
+    space: int = 0
+
+    def __post_init__(self) -> None:
+        """Fills in `space`."""
+        self.space = max(self.space, self.cost)
 
 
 @dataclass
@@ -86,14 +92,14 @@ def pack(parts: Sequence[Part], limits: Limits) -> list[list[int]]:
         groups.setdefault(part.group, []).append(index)
     batches = []
     for group in groups.values():
-        group.sort(key=lambda index: -parts[index].cost)
+        group.sort(key=lambda index: -parts[index].space)
         start = 0
         while start < len(group):
             part = parts[group[start]]
-            room = 1 if part.group is Sharing.ALONE else limits.room(part.cost)
+            room = 1 if part.group is Sharing.ALONE else limits.room(part.space)
             batches.append(group[start : start + room])
             start += room
-    batches.sort(key=lambda batch: -parts[batch[0]].cost)
+    batches.sort(key=lambda batch: -parts[batch[0]].space)
     return batches
 
 
@@ -105,11 +111,11 @@ def ripe(parts: Sequence[Part], limits: Limits) -> set[int]:
     batches = pack(parts, limits)
 
     def efficiency(batch: Sequence[int]) -> float:
-        return sum(parts[index].cost for index in batch) / max(1, len(batch) * parts[batch[0]].cost)
+        return sum(parts[index].space for index in batch) / max(1, len(batch) * parts[batch[0]].space)
 
     def is_full(batch: Sequence[int]) -> bool:
         longest = parts[batch[0]]
-        return longest.group is Sharing.ALONE or len(batch) >= limits.room(longest.cost)
+        return longest.group is Sharing.ALONE or len(batch) >= limits.room(longest.space)
 
     full = [batch for batch in batches if is_full(batch) and efficiency(batch) >= RIPE]
     return {index for batch in full or [max(batches, key=efficiency)] for index in batch}

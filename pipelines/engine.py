@@ -97,7 +97,7 @@ def forward_parts(phases: Phases, parts: Sequence[Part], limits: Limits, watch: 
                     watch.ruined(error)
                 raise
         seconds = time.perf_counter() - started
-        longest = max(parts[index].cost for index in batch)
+        longest = max(parts[index].space for index in batch)
         total = sum(parts[index].cost for index in batch) or 1
         for index, output in zip(batch, outputs, strict=True):
             cost = parts[index].cost
@@ -109,19 +109,21 @@ def forward_parts(phases: Phases, parts: Sequence[Part], limits: Limits, watch: 
         results[index] = RowError.wrap("forward", error.with_traceback(None)), results[index][1]
 
     def out_of_memory(batch: Sequence[int]) -> None:
-        limits.lower(len(batch), max(parts[index].cost for index in batch))
+        limits.lower(len(batch), max(parts[index].space for index in batch))
+        phases.unstage()
         results[batch[0]][1].add(Meter(out_of_memory=1, batch_elements=limits.elements))
         free_cached_memory()
 
     batches = deque(pack(parts, limits))
     while batches:
         batch = batches.popleft()
-        room = limits.room(max(parts[index].cost for index in batch))
+        room = limits.room(max(parts[index].space for index in batch))
         if len(batch) > room:  # limits have become lower since it was packed
             batches.appendleft(batch[room:])
             batch = batch[:room]
         phases.stage([parts[index] for index in batches[0]] if batches else [])
         bisect(batch, run, failed, out_of_memory)
+    phases.unstage()
     return results
 
 

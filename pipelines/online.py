@@ -180,7 +180,7 @@ class Batcher:
 
     def _patience(self) -> float:
         """Seconds for which to wait for the parts that are being made; none where those that are there fill a batch."""
-        if sum(each.part.cost for each in self._waiting) >= self._limits.elements or len(self._waiting) >= self._limits.parts:
+        if sum(each.part.space for each in self._waiting) >= self._limits.elements or len(self._waiting) >= self._limits.parts:
             return 0.0
         return min(each.since for each in self._waiting) + WAIT_S - time.monotonic() if self._waiting else 0.0
 
@@ -203,9 +203,9 @@ class Batcher:
             for each in batch:
                 self._fail(each.request, error)
             return
-        costs = [each.part.cost for each in batch]
-        waited = [began - each.since for each in batch]
-        self._heard(Ran(len(batch), sum(costs), len(batch) * max(costs), waited, time.perf_counter() - started))
+        spaces = [each.part.space for each in batch]
+        waited, seconds = [began - each.since for each in batch], time.perf_counter() - started
+        self._heard(Ran(len(batch), sum(each.part.cost for each in batch), len(batch) * max(spaces), waited, seconds))
         for each, (output, meter) in zip(batch, results, strict=True):
             each.request.meter.add(meter)
             if isinstance(output, RowError):
@@ -249,16 +249,16 @@ def choose(waiting: Sequence[_Waiting], limits: Limits) -> list[_Waiting]:
     first = min(waiting, key=lambda each: each.due)
     if first.part.group is Sharing.ALONE:
         return [first]
-    mates = sorted((each for each in waiting if each.part.group == first.part.group), key=lambda each: each.part.cost)
+    mates = sorted((each for each in waiting if each.part.group == first.part.group), key=lambda each: each.part.space)
     low = high = next(place for place, each in enumerate(mates) if each is first)
     while True:
-        shorter = mates[low - 1].part.cost if low > 0 else None
-        longer = mates[high + 1].part.cost if high + 1 < len(mates) else None
-        least, most = mates[low].part.cost, mates[high].part.cost
+        shorter = mates[low - 1].part.space if low > 0 else None
+        longer = mates[high + 1].part.space if high + 1 < len(mates) else None
+        least, most = mates[low].part.space, mates[high].part.space
         count = high - low + 2
         may_shrink = shorter is not None and most <= ALIKE * shorter and limits.room(most) >= count
         may_grow = longer is not None and longer <= ALIKE * least and limits.room(longer) >= count
-        if may_shrink and (not may_grow or first.part.cost - shorter <= longer - first.part.cost):  # type: ignore[operator]
+        if may_shrink and (not may_grow or first.part.space - shorter <= longer - first.part.space):  # type: ignore[operator]
             low -= 1
         elif may_grow:
             high += 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import cells, continuous, fetch, generation, routing, schemas, tasks
 from pipelines.batching import Inputs, Limits, Output, Part, cast, collate, elements, plain, split
-from pipelines.compiled import collate_bucketed, has_buckets
+from pipelines.compiled import bucket, collate_bucketed, has_buckets
 from pipelines.config import JobConfig
 from pipelines.errors import ModelError, first_line
 from pipelines.padding import Sharing
@@ -60,8 +60,9 @@ class Phases:
         self.source = cells.Source(rate, dict(config.input.storage_options), config.input.max_media_bytes)
         generation.prepare(pipe)
         self._continues = task.trim is generation.trim and generation.continues_prompts(pipe)
-        self._has_buckets = config.engine.compile and has_buckets(pipe)
-        self._staging = Staging(self._collated, pipe.device)
+        self._is_compiled = config.engine.compile
+        self._has_buckets = self._is_compiled and has_buckets(pipe)
+        self._staging = Staging(self._collated, pipe.device, self._context)
         self._may_share = pipe.tokenizer is None or pipe.tokenizer.pad_token_id is not None
         intercept(pipe)
         _refuse_misplaced(task, config)
@@ -91,6 +92,11 @@ class Phases:
     def batches_at_once(self) -> int:
         """How many budgets of parts the model is given at once."""
         return CONTINUOUS if self._is_continuous else 1
+
+    @property
+    def is_tunable(self) -> bool:
+        """Whether trials of batches tell anything: not where transformers makes its own, or each first waits for a compiler."""
+        return not (self._is_continuous or self._is_compiled)
 
     def limits(self, batch: int | str) -> Limits:
         """The batch limits of `engine.batch`: a number of parts, or "auto" for the task's budget of elements."""
@@ -152,12 +158,11 @@ class Phases:
             cost = self._cost(inputs)
             shares = self.task.shares(self.pipe, inputs, routed.during) if cost and not is_alone else Sharing.ALONE
             group = Sharing.ALONE if shares is Sharing.ALONE else (key, shares)
-            yield Part(inputs, cost, changed, group, seconds, self._seed(item), item.key)
+            space = bucket(self.pipe, inputs) if self._has_buckets else 0
+            yield Part(inputs, cost, changed, group, seconds, self._seed(item), item.key, space)
 
     def forward(self, parts: Sequence[Part]) -> list[Output]:
         """Runs the model on one batch of parts of one group. One output per part, in order, on the CPU."""
-        import torch
-
         during = self._arguments.during(parts[0].options)
         limits = [generation.new_tokens(self._arguments.during(part.options)) if self._continues else None for part in parts]
         if len(set(limits)) > 1:
@@ -166,7 +171,7 @@ class Phases:
             with contextlib.suppress(continuous.Unsupported):
                 return self._shortened(parts, continuous.generate(self.pipe, parts, during), limits)
             self._is_continuous = False
-        with torch.inference_mode(), self._randomness(parts, during):
+        with self._context(), self._randomness(parts, during):
             if self.task.forwards_whole:
                 return [self._forward_whole(part, during) for part in parts]
             inputs, length = self._staging.take(parts)
@@ -180,6 +185,20 @@ class Phases:
         """Begins to collate a batch that is soon to be run, and to copy it to the accelerator, where there is one."""
         if parts and self.on_accelerator and not self.task.forwards_whole and not self._is_continuous:
             self._staging.begin(parts)
+
+    def unstage(self) -> None:
+        """Forgets what was staged and not run."""
+        self._staging.clear()
+
+    def _context(self) -> contextlib.AbstractContextManager[None]:
+        """Without gradients; on accelerators in inference mode, which some kinds of quantized weights cannot be used in."""
+        import torch
+
+        is_plain = getattr(self.pipe.model.config, "quantization_config", None) is None
+        context: contextlib.AbstractContextManager[None] = (
+            torch.inference_mode() if self.on_accelerator and is_plain else torch.no_grad()
+        )
+        return context
 
     def _collated(self, parts: Sequence[Part]) -> tuple[Inputs, int]:
         """One input of the model, and the length that its texts were padded to, where that is more than was needed."""
@@ -200,12 +219,10 @@ class Phases:
 
     def postprocess(self, outputs: list[Output], item: Item) -> object:
         """The prediction of one item from the outputs of all its parts, in order."""
-        import torch
-
         after = {**self._arguments.after(item.options), **self.task.forced}
         if self.task.forwards_whole:
             (outputs,) = outputs
-        with torch.inference_mode():  # outside of it, what the model gave may not be changed in place
+        with self._context():  # what came from inference mode may not be changed in place outside of it
             prediction = self.pipe.postprocess(outputs if self._is_chunked else outputs[0], **after)
         return self.task.present(prediction)
 

@@ -119,7 +119,7 @@ class Tuner:
         """`batch` is `engine.batch`; `identity` the model's. With 0 `seconds` nothing is tried."""
         self._phases, self.seconds = phases, seconds
         self.limits = phases.limits(batch)
-        self._subject = None if isinstance(batch, int) or phases.batches_at_once > 1 else Subject.of(phases, identity)
+        self._subject = None if isinstance(batch, int) or not phases.is_tunable else Subject.of(phases, identity)
         known = recall(self._subject) if self._subject else []
         self._is_done = self._subject is None or bool(known)
         self._set(known)
@@ -132,7 +132,7 @@ class Tuner:
     def learn(self, parts: Sequence[Part], watch: Watch) -> list[Bucket]:
         """Finds the limits with these parts and remembers them.
 
-        There is no answer where the config or transformers' own batching sets them, or where the model refuses a part.
+        There is no answer where the config or transformers' own batching sets them, or the model is compiled or refuses a part.
         """
         self._is_done = True
         if self._subject is None:

@@ -29,7 +29,7 @@ def texts(count: int, seed: int = 0, median: float = 39.0, sigma: float = 0.8, l
     return [text(rng, int(length)) for length in lengths]
 
 
-def word_tokenizer() -> transformers.PreTrainedTokenizerFast:
+def word_tokenizer(padding_side: str = "right") -> transformers.PreTrainedTokenizerFast:
     """One token per known word, BERT's special tokens around them."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*special, *WORDS])}, unk_token="[UNK]"))
@@ -37,7 +37,8 @@ def word_tokenizer() -> transformers.PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     names = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **names)
+    options = dict(model_max_length=512, padding_side=padding_side)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options, **names)
 
 
 def save(model: transformers.PreTrainedModel, folder: Path, *processors: object) -> str:

@@ -61,8 +61,7 @@ def chat_model(tmp_path_factory):
 def left_padded(tmp_path_factory):
     """A GPT-2, which counts positions from the first token on, with a tokenizer that pads on the left."""
     folder = tmp_path_factory.mktemp("gpt2")
-    tokenizer = builders.word_tokenizer()
-    tokenizer.padding_side = "left"
+    tokenizer = builders.word_tokenizer(padding_side="left")
     config = transformers.GPT2Config(
         vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=512, num_labels=3, pad_token_id=0
     )

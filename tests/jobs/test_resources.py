@@ -93,4 +93,7 @@ def test_blocks_are_seconds_of_work_and_keep_every_actor_busy():
     assert block_rows(million, 2e10, 8) == pytest.approx(8 / (0.01 + 5e-4), abs=1)
     assert block_rows(Work(10**6, 1e13, 1, False), 2e10, 8) == 8
     assert block_rows(Work(80, 2e6, 1, False), 2e10, 2) == 8
+    assert block_rows(Work(20_000, 1e9, 1, False), 2e13, 1, helpers=22) == 455  # so that none of the helpers is idle
+    assert block_rows(Work(20_000, 1e9, 1, False, row_bytes=500_000), 2e13, 1) == 134  # 64 MiB
+    assert block_rows(Work(20_000, 1e9, 1, False, row_bytes=1e9), 2e13, 1) == 1
     assert block_rows(Work(5, 1e15, 1, False), 2e10, 2) == 1

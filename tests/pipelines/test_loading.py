@@ -92,7 +92,9 @@ def test_processes_do_not_share_the_folder_of_offloaded_weights(models, tmp_path
 
 def test_a_model_is_compiled_wherever_it_is(models, monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda model, **settings: compiled.append(type(model).__name__))
+    monkeypatch.setattr(
+        torch, "compile", lambda forward, **settings: compiled.append(type(forward.__self__).__name__) or forward
+    )
     for engine in ({}, {"device_map": {"": "cpu"}}):
         load_phases(config(models.text_classifier, engine={"compile": True, **engine}), weights=True)
         load_phases(config(models.text_classifier, engine={"compile": True, **engine}), weights=False)
