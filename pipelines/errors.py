@@ -9,6 +9,7 @@ DrayError
 ├── JobError              the work was begun and could not be finished; exit 1
 │   └── StorageError      a storage or network has failed again and again (pipelines/transient.py)
 ├── RowError              one row fails; the job goes on
+├── RequestError          a service cannot answer a request as it is
 └── BusyError             a service has as many requests as it can take
 """
 
@@ -73,6 +74,19 @@ class RowError(DrayError):
 
 class BusyError(DrayError):
     """A service does not take the request now; it may later."""
+
+
+class RequestError(DrayError):
+    """A client's request cannot be answered as it is. The message is for the client.
+
+    Attributes:
+        status: of the HTTP answer: 401, 404, 413 or 422.
+    """
+
+    def __init__(self, message: str, status: int = 422) -> None:
+        """`message` says what is wrong, and nothing of this machine."""
+        super().__init__(message)
+        self.status = status
 
 
 def _said(error: BaseException) -> str:
