@@ -1,0 +1,195 @@
+"""Hugging Face's inference protocol, as `huggingface_hub.InferenceClient` speaks it.
+
+A request is `{"inputs": ..., "parameters": {...}}`, or a medium as it is. Source: the client's own request and answer types.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines import cells
+from pipelines.admission import Admission
+from pipelines.errors import RequestError
+from pipelines.phases import MEDIA, Item
+from pipelines.protocols.parameters import allowed
+from pipelines.tasks import Task
+
+JSON, FLAC = "application/json", "audio/flac"
+RENAMED = {"generation_parameters": "generate_kwargs", "function": "function_to_apply"}
+AT_ROOT = ("normalize", "truncate", "truncation_direction", "prompt_name", "dimensions", "encoding_format")  # of embeddings
+OWN = ("details", "stream", "decoder_input_details", "model", "word_boxes")  # parameters that are not the pipeline's
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request.
+
+    Attributes:
+        items: what the pipeline is given, one or several.
+        is_list: whether the client has sent a list, and wants one.
+        stream: whether it wants the answer as it comes.
+        extras: what else it asks for: `normalize` of embeddings, `details` of generated text.
+    """
+
+    items: list[Item]
+    is_list: bool = False
+    stream: bool = False
+    extras: Mapping[str, Any] | None = None
+
+
+async def asked(task: Task, body: bytes, content_type: str, admission: Admission) -> Asked:
+    """The request that a body makes. Media that it names are fetched.
+
+    Raises:
+        RequestError: it is no request for this task, or holds what is not admitted.
+    """
+    main: str = task.inputs[0]
+    if not _is_json(body, content_type):
+        if task.arguments[main] not in MEDIA:
+            raise RequestError(f'{task.name} takes JSON: {{"inputs": ...}}')
+        return Asked([Item({main: await admission.medium(body)})])
+    sent = parsed(body)
+    if not isinstance(sent, dict) or "inputs" not in sent:
+        raise RequestError('the body must be an object with "inputs"')
+    parameters = sent.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise RequestError('"parameters" must be an object')
+    named: dict[str, Any] = {RENAMED.get(name, str(name)): value for name, value in parameters.items()}
+    extras = {name: value for name, value in {**named, **sent}.items() if name in (*AT_ROOT, *OWN) and value is not None}
+    options = allowed(task.name, {name: value for name, value in named.items() if name not in OWN})
+    inputs = sent["inputs"]
+    is_list = isinstance(inputs, list) and _are_several(task, inputs)
+    each = inputs if is_list else [inputs]
+    if not each:
+        raise RequestError('"inputs" is an empty list')
+    if "word_boxes" in extras and "word_boxes" in task.arguments:
+        each = [{**one, "word_boxes": extras["word_boxes"]} for one in each]
+    items = [Item(await _cells(task, one, admission), options) for one in each]
+    return Asked(items, is_list, bool(extras.get("stream")), extras)
+
+
+def parsed(body: bytes) -> object:
+    """The JSON of a body. Raises RequestError."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise RequestError("the body is not JSON") from None
+
+
+def answered(task: Task, request: Asked, predictions: list[Any]) -> tuple[bytes, str]:
+    """(body, media type) of the answer; `predictions` as the batch job would write them."""
+    if task.name == "text-to-audio" and not request.is_list:
+        return bytes(predictions[0]["audio"]), FLAC
+    shape = SHAPES.get(task.name, lambda prediction: prediction)
+    shaped = [shape(prediction) for prediction in predictions]
+    if task.name == "text-classification" and not request.is_list:
+        shaped = [shaped]  # a list for each of the texts, also where there is one
+    content = shaped if request.is_list else shaped[0]
+    return json.dumps(content, default=_plain, allow_nan=False).encode(), JSON
+
+
+def _is_json(body: bytes, content_type: str) -> bool:
+    """Whether a body is JSON: by what it says, or else by how it begins."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind.startswith(("audio/", "image/", "video/")):
+        return False
+    return kind == JSON or kind.endswith("+json") or body.lstrip()[:1] == b"{"
+
+
+def _are_several(task: Task, inputs: list[Any]) -> bool:
+    """Whether a list is several inputs, and not one that is a list: a chat's messages, a matching's two pictures."""
+    decode = task.arguments[task.inputs[0]]
+    if decode is cells.images:
+        return bool(inputs) and isinstance(inputs[0], (list, dict))
+    if decode is cells.chat:
+        return not (inputs and isinstance(inputs[0], Mapping) and "role" in inputs[0])
+    return True
+
+
+async def _cells(task: Task, value: object, admission: Admission) -> dict[str, object]:
+    """The pipeline's arguments of one input: the value itself, or by their names."""
+    given = value if isinstance(value, dict) and value.keys() & task.arguments.keys() else {task.inputs[0]: value}
+    unknown = sorted(given.keys() - task.arguments.keys())
+    if unknown:
+        raise RequestError(f"{task.name} takes no {unknown[0]}; it takes {', '.join(task.inputs)}")
+    return {name: await cell(task.arguments[name], content, admission) for name, content in given.items()}
+
+
+async def cell(decode: Callable[..., object], value: object, admission: Admission) -> object:
+    """What a client has sent for an argument as a cell that names no file of this machine. Raises RequestError."""
+    if decode in MEDIA:
+        if decode is cells.images and isinstance(value, list):
+            return [await admission.medium(one) for one in value]
+        return await admission.medium(value)
+    if decode is cells.as_it_is and not isinstance(value, str):
+        raise RequestError("expected a text")
+    if decode is cells.chat:
+        if isinstance(value, str):
+            return value
+        if not isinstance(value, list):
+            raise RequestError("expected a text, or a list of messages")
+        return [await message(one, admission) for one in value]
+    return value
+
+
+async def message(sent: object, admission: Admission) -> dict[str, object]:
+    """A message of a chat with its media as bytes. Takes parts as transformers and as OpenAI name them. Raises RequestError."""
+    if not isinstance(sent, dict) or not isinstance(sent.get("role"), str):
+        raise RequestError('a message must be an object with "role" and "content"')
+    content = sent.get("content")
+    if isinstance(content, list):
+        return {**sent, "content": [await _part(part, admission) for part in content]}
+    if content is not None and not isinstance(content, str):
+        raise RequestError('the "content" of a message must be a text or a list of parts')
+    return dict(sent)
+
+
+async def _part(part: object, admission: Admission) -> object:
+    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+        raise RequestError('a part of a message must be an object with "type"')
+    kind = part["type"]
+    if kind in ("image_url", "input_audio"):  # OpenAI's
+        inner = part.get(kind)
+        medium = inner.get("url", inner.get("data")) if isinstance(inner, dict) else inner
+        kind = "image" if kind == "image_url" else "audio"
+        return {"type": kind, kind: await admission.medium(medium)}
+    for key in cells.MEDIA_KEYS.get(kind, ()):
+        if key in part:
+            return {"type": kind, kind: await admission.medium(part[key])}
+    if kind != "text" or not isinstance(part.get("text"), str):
+        raise RequestError(f'the service knows no parts of type "{kind[:40]}"')
+    return {"type": "text", "text": part["text"]}
+
+
+def _ranked(prediction: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Zero-shot labels with their scores as records."""
+    return [{"label": label, "score": score} for label, score in zip(prediction["labels"], prediction["scores"], strict=True)]
+
+
+def _filled(prediction: list[dict[str, Any]]) -> list[Any]:
+    """Answers for one mask; for several, a list for each."""
+    masks = [[answer for answer in prediction if answer["mask"] == mask] for mask in range(1 + prediction[-1]["mask"])]
+    nested = [[{name: value for name, value in answer.items() if name != "mask"} for answer in answers] for answers in masks]
+    return nested if len(nested) > 1 else nested[0]
+
+
+SHAPES: Mapping[str, Callable[[Any], Any]] = {"zero-shot-classification": _ranked, "fill-mask": _filled}
+
+
+def _plain(value: object) -> object:
+    """What JSON has no form for: media in base64, arrays as lists."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(value).decode()
+    if hasattr(value, "save") and hasattr(value, "mode"):  # a picture
+        import io
+
+        buffer = io.BytesIO()
+        value.save(buffer, "PNG")
+        return base64.b64encode(buffer.getvalue()).decode()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"no JSON for a {type(value).__name__}")

@@ -1,0 +1,71 @@
+"""The call arguments that clients may set: a pipeline takes many more, and some of them open files or run code."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pipelines.config import nearest
+from pipelines.errors import RequestError
+
+GENERATION = frozenset(
+    (
+        "do_sample", "early_stopping", "epsilon_cutoff", "eta_cutoff", "length_penalty", "max_length", "max_new_tokens",
+        "min_length", "min_new_tokens", "no_repeat_ngram_size", "num_beams", "num_return_sequences", "penalty_alpha",
+        "repetition_penalty", "temperature", "top_k", "top_p", "typical_p", "use_cache", "language", "task",
+        "return_timestamps",
+    )
+)  # fmt: skip
+NESTED = ("generate_kwargs",)  # hold arguments of GENERATION
+RANKED = ("top_k", "function_to_apply")
+LABELLED = ("candidate_labels", "hypothesis_template", "multi_label")
+PARAMETERS: Mapping[str, Collection[str]] = {
+    "automatic-speech-recognition": ("return_timestamps", "return_language", "chunk_length_s", "stride_length_s", *NESTED),
+    "audio-classification": RANKED,
+    "zero-shot-audio-classification": LABELLED[:2],
+    "text-to-audio": NESTED,
+    "text-classification": RANKED,
+    "token-classification": ("aggregation_strategy", "ignore_labels", "stride"),
+    "fill-mask": ("top_k", "targets"),
+    "zero-shot-classification": LABELLED,
+    "table-question-answering": ("sequential", "padding", "truncation"),
+    "document-question-answering": (
+        "doc_stride", "handle_impossible_answer", "lang", "max_answer_len", "max_question_len", "max_seq_len", "top_k",
+    ),
+    "text-generation": ("return_full_text", *GENERATION),
+    "image-text-to-text": ("return_full_text", *NESTED, *GENERATION),
+    "any-to-any": ("return_full_text", "generation_mode", *NESTED, *GENERATION),
+    "image-classification": RANKED,
+    "zero-shot-image-classification": LABELLED[:2],
+    "object-detection": ("threshold",),
+    "zero-shot-object-detection": ("candidate_labels", "threshold", "top_k"),
+    "image-segmentation": ("threshold", "mask_threshold", "overlap_mask_area_threshold", "subtask"),
+    "mask-generation": ("pred_iou_thresh", "mask_threshold", "stability_score_thresh"),
+    "keypoint-matching": ("threshold",),
+    "video-classification": ("top_k", "num_frames", "frame_sampling_rate", "function_to_apply"),
+    "image-feature-extraction": ("pool",),
+}  # fmt: skip
+
+
+def allowed(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A client's parameters, without those that are null.
+
+    Raises:
+        RequestError: one that clients may not set, or that is unknown.
+    """
+    known = PARAMETERS.get(task, ())
+    kept = {name: value for name, value in given.items() if value is not None}
+    for name, value in kept.items():
+        if name not in known:
+            raise RequestError(f"{task} takes no parameter {name}{nearest(name, list(known))}")
+        if name in NESTED:
+            _check_nested(name, value)
+    return kept
+
+
+def _check_nested(name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise RequestError(f"{name} must be an object")
+    for inner in value:
+        if inner not in GENERATION:
+            raise RequestError(f"{name} takes no {inner}{nearest(str(inner), sorted(GENERATION))}")
