@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import Pipeline
 
+    from pipelines.streaming import Listener
+
 RIPE = 0.95  # of what a batch computes is data, in one that need not wait for better company
 Inputs = dict[str, object]
 Output = Any  # of the pipeline's forward: nearly always a dict or ModelOutput, of batch dimension 1
@@ -33,6 +35,7 @@ class Part:
         seed: of the random numbers that its generation draws.
         key: of its row.
         space: elements it takes in a batch; more than `cost` where the model is given only some lengths.
+        listener: hears of its text as it is generated.
     """
 
     inputs: Inputs
@@ -43,6 +46,7 @@ class Part:
     seed: int = 0
     key: int = 0
     space: int = 0
+    listener: Listener | None = None
 
     def __post_init__(self) -> None:
         """Fills in `space`."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import Pipeline
 
+    from pipelines.streaming import Listener
+
 SEEDS = 0x9E3779B97F4A7C15  # apart that engine.seed moves a row's own seed
 CONTINUOUS = 16  # times as much is handed to continuous batching, which makes its own batches
 MEDIA = (cells.recording, cells.samples, cells.image, cells.images, cells.video)  # whose cells may be URLs to fetch
@@ -39,11 +41,13 @@ class Item:
         cells: argument of the pipeline -> cell.
         options: this row's other call arguments, which override the config's.
         key: of the row; the random numbers that its generation draws come from it.
+        listener: hears of its text as it is generated.
     """
 
     cells: Mapping[str, object]
     options: Mapping[str, object] = field(default_factory=dict)
     key: int = 0
+    listener: Listener | None = None
 
 
 class Phases:
@@ -159,7 +163,7 @@ class Phases:
             shares = self.task.shares(self.pipe, inputs, routed.during) if cost and not is_alone else Sharing.ALONE
             group = Sharing.ALONE if shares is Sharing.ALONE else (key, shares)
             space = bucket(self.pipe, inputs) if self._has_buckets else 0
-            yield Part(inputs, cost, changed, group, seconds, self._seed(item), item.key, space)
+            yield Part(inputs, cost, changed, group, seconds, self._seed(item), item.key, space, item.listener)
 
     def forward(self, parts: Sequence[Part]) -> list[Output]:
         """Runs the model on one batch of parts of one group. One output per part, in order, on the CPU."""
@@ -167,7 +171,12 @@ class Phases:
         limits = [generation.new_tokens(self._arguments.during(part.options)) if self._continues else None for part in parts]
         if len(set(limits)) > 1:
             during = generation.with_new_tokens(during, max(limit for limit in limits if limit is not None))
-        if self._is_continuous and continuous.is_plain(self.pipe, during):
+        listeners = [part.listener for part in parts]
+        if any(listeners):
+            from pipelines.streaming import heard
+
+            during = heard(self.pipe, during, listeners, limits)
+        elif self._is_continuous and continuous.is_plain(self.pipe, during):
             with contextlib.suppress(continuous.Unsupported):
                 return self._shortened(parts, continuous.generate(self.pipe, parts, during), limits)
             self._is_continuous = False

@@ -1,0 +1,110 @@
+"""Generated text as it comes: each row of a batch has a listener of its own, or none."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from transformers import TextStreamer
+from transformers.generation.streamers import BaseStreamer
+
+from pipelines import generation
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Pipeline
+
+
+class Listener:
+    """Hears of a row's text piece by piece, in the model's thread. What is generated again is not told again."""
+
+    def __init__(self, hear: Callable[[str], None]) -> None:
+        """`hear` takes the next piece."""
+        self._hear, self._told = hear, 0
+
+    def begin(self) -> Callable[[str], None]:
+        """What a run of the model tells pieces to, from the beginning of the text."""
+        place = 0
+
+        def tell(piece: str) -> None:
+            nonlocal place
+            place += len(piece)
+            if place > self._told:
+                new = piece[len(piece) - (place - self._told) :]
+                self._told = place
+                self._hear(new)
+
+        return tell
+
+
+class _Row(TextStreamer):  # type: ignore[misc]  # transformers is untyped
+    """Whole words of one row."""
+
+    def __init__(self, tokenizer: object, tell: Callable[[str], None], ends: Sequence[int], limit: int | None) -> None:
+        super().__init__(tokenizer, skip_special_tokens=True)
+        self._tell, self._ends, self._limit = tell, ends, limit
+        self._tokens, self._has_ended = 0, False
+
+    def put(self, value: torch.Tensor) -> None:
+        """The row's next token, of shape (1,)."""
+        if self._has_ended:
+            return
+        super().put(value)
+        self._tokens += 1
+        if int(value[0]) in self._ends or self._tokens == self._limit:
+            self.end()
+
+    def end(self) -> None:
+        """No more tokens."""
+        if not self._has_ended:
+            self._has_ended = True
+            super().end()
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if text:
+            self._tell(text)
+
+
+class _Rows(BaseStreamer):  # type: ignore[misc]  # transformers is untyped
+    """Takes a batch's tokens apart; generate() gives the prompts first."""
+
+    def __init__(self, rows: Sequence[_Row | None]) -> None:
+        self._rows, self._had_prompts = rows, False
+
+    def put(self, value: torch.Tensor) -> None:
+        """The next token of every row, of shape (rows,)."""
+        if not self._had_prompts:
+            self._had_prompts = True
+            return
+        for row, token in zip(self._rows, value.reshape(-1), strict=True):
+            if row is not None:
+                row.put(token[None])
+
+    def end(self) -> None:
+        for row in self._rows:
+            if row is not None:
+                row.end()
+
+
+def heard(
+    pipe: Pipeline, during: Mapping[str, Any], listeners: Sequence[Listener | None], limits: Sequence[int | None]
+) -> dict[str, Any]:
+    """The arguments of the pipeline's forward, such that listeners hear of their rows' new text.
+
+    Args:
+        pipe: generates.
+        during: the arguments.
+        listeners: of the rows of the batch.
+        limits: of new tokens, of each row.
+    """
+    found = generation.merged_config(pipe, during).eos_token_id
+    ends = found if isinstance(found, list) else [] if found is None else [found]
+    rows = [
+        None if listener is None else _Row(pipe.tokenizer, listener.begin(), ends, limit)
+        for listener, limit in zip(listeners, limits, strict=True)
+    ]
+    nested = inspect.signature(pipe._forward).parameters.get("generate_kwargs")
+    if nested is not None and nested.kind is not inspect.Parameter.VAR_KEYWORD:
+        return {**during, "generate_kwargs": {**(during.get("generate_kwargs") or {}), "streamer": _Rows(rows)}}
+    return {**during, "streamer": _Rows(rows)}
