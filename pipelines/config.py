@@ -117,6 +117,21 @@ class ErrorsConfig(Section):
     )
 
 
+class ServeConfig(Section):
+    """The model behind HTTP."""
+
+    host: str = Field("127.0.0.1", description="address to listen at; 0.0.0.0: every one of this machine")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen at")
+    min_replicas: PositiveInt = Field(1, description="copies of the service at least")
+    max_replicas: PositiveInt = Field(1, description="copies at most; between the two as many as the requests need")
+    max_requests: PositiveInt = Field(256, description="requests under way in a copy; more are told to come again (503)")
+    max_bytes: PositiveInt = Field(64 << 20, description="of a request, or of a medium that it names; more is refused (413)")
+    urls: list[str] = Field(
+        default_factory=list,
+        description="beginnings of the URLs that clients may name instead of sending the medium, as https://media.example.org/",
+    )
+
+
 class JobConfig(Section):
     """One job: task, model, input, output."""
 
@@ -142,6 +157,7 @@ class JobConfig(Section):
     )
     engine: EngineConfig = EngineConfig()
     errors: ErrorsConfig = ErrorsConfig()
+    serve: ServeConfig = ServeConfig()
 
     @field_validator("model")
     @classmethod

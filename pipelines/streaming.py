@@ -6,14 +6,11 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from transformers import TextStreamer
-from transformers.generation.streamers import BaseStreamer
-
 from pipelines import generation
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Pipeline
+    from transformers import Pipeline, TextStreamer
 
 
 class Listener:
@@ -38,36 +35,31 @@ class Listener:
         return tell
 
 
-class _Row(TextStreamer):  # type: ignore[misc]  # transformers is untyped
-    """Whole words of one row."""
+class _Row:
+    """The tokens of one row, up to its end."""
 
-    def __init__(self, tokenizer: object, tell: Callable[[str], None], ends: Sequence[int], limit: int | None) -> None:
-        super().__init__(tokenizer, skip_special_tokens=True)
-        self._tell, self._ends, self._limit = tell, ends, limit
+    def __init__(self, words: TextStreamer, ends: Sequence[int], limit: int | None) -> None:
+        self._words, self._ends, self._limit = words, ends, limit
         self._tokens, self._has_ended = 0, False
 
-    def put(self, value: torch.Tensor) -> None:
-        """The row's next token, of shape (1,)."""
+    def put(self, token: torch.Tensor) -> None:
+        """The next one, of shape (1,)."""
         if self._has_ended:
             return
-        super().put(value)
+        self._words.put(token)
         self._tokens += 1
-        if int(value[0]) in self._ends or self._tokens == self._limit:
+        if int(token[0]) in self._ends or self._tokens == self._limit:
             self.end()
 
     def end(self) -> None:
         """No more tokens."""
         if not self._has_ended:
             self._has_ended = True
-            super().end()
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        if text:
-            self._tell(text)
+            self._words.end()
 
 
-class _Rows(BaseStreamer):  # type: ignore[misc]  # transformers is untyped
-    """Takes a batch's tokens apart; generate() gives the prompts first."""
+class _Rows:
+    """What `generate` takes for a streamer. It is given the prompts first."""
 
     def __init__(self, rows: Sequence[_Row | None]) -> None:
         self._rows, self._had_prompts = rows, False
@@ -82,9 +74,19 @@ class _Rows(BaseStreamer):  # type: ignore[misc]  # transformers is untyped
                 row.put(token[None])
 
     def end(self) -> None:
+        """No more tokens."""
         for row in self._rows:
             if row is not None:
                 row.end()
+
+
+def _words(pipe: Pipeline, tell: Callable[[str], None]) -> TextStreamer:
+    """Tells whole words."""
+    from transformers import TextStreamer
+
+    words = TextStreamer(pipe.tokenizer, skip_special_tokens=True)
+    words.on_finalized_text = lambda text, stream_end=False: tell(text) if text else None
+    return words
 
 
 def heard(
@@ -101,7 +103,7 @@ def heard(
     found = generation.merged_config(pipe, during).eos_token_id
     ends = found if isinstance(found, list) else [] if found is None else [found]
     rows = [
-        None if listener is None else _Row(pipe.tokenizer, listener.begin(), ends, limit)
+        None if listener is None else _Row(_words(pipe, listener.begin()), ends, limit)
         for listener, limit in zip(listeners, limits, strict=True)
     ]
     nested = inspect.signature(pipe._forward).parameters.get("generate_kwargs")

@@ -1,0 +1,71 @@
+"""What every request to the service passes first: its name, its key, and the line that is logged of it."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+OPEN = ("/healthz",)  # without a key
+LONGEST_ID = 64  # characters of a request's name that clients may choose
+
+log = logging.getLogger("dray.requests")
+
+
+class Gate:
+    """Middleware: X-Request-ID, API keys, one JSON line for each request."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str] = ()) -> None:
+        """`keys`: with none, everybody is let in."""
+        self._app, self._keys = app, [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        name, started, status = _name(headers), time.perf_counter(), 0
+        scope.setdefault("state", {})["request_id"] = name
+
+        async def named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", name.encode())]}
+            await send(message)
+
+        try:
+            if scope["path"] in OPEN or self._is_admitted(headers):
+                await self._app(scope, receive, named)
+            else:
+                await _refuse(named)
+        finally:
+            milliseconds = round(1000 * (time.perf_counter() - started), 1)
+            line = {"id": name, "method": scope["method"], "path": scope["path"], "status": status, "ms": milliseconds}
+            log.info(json.dumps(line))
+
+    def _is_admitted(self, headers: dict[bytes, bytes]) -> bool:
+        """Takes as long for a wrong key as for a right one."""
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        matches = [hmac.compare_digest(given.strip(), key) for key in self._keys]
+        return not self._keys or (scheme.lower() == b"bearer" and any(matches))
+
+
+def _name(headers: dict[bytes, bytes]) -> str:
+    """The client's name for the request where it is a plain one, or else one of ours."""
+    given = headers.get(b"x-request-id", b"").decode("latin-1")
+    is_plain = 0 < len(given) <= LONGEST_ID and given.isascii() and given.replace("-", "").replace("_", "").isalnum()
+    return given if is_plain else uuid.uuid4().hex
+
+
+async def _refuse(send: Send) -> None:
+    body = json.dumps({"error": "a valid API key is needed: Authorization: Bearer ..."}).encode()
+    headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
+    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,50 @@
+"""A pipeline that answers many callers, each as soon as it can."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from pipelines.config import JobConfig
+from pipelines.models.loading import load_phases
+from pipelines.online import Batcher, Ran
+from pipelines.phases import Item
+from pipelines.watch import Watch
+
+
+class Service:
+    """Holds the model of a config."""
+
+    def __init__(self, config: JobConfig, device: str = "cpu", heard: Callable[[Ran], None] = lambda ran: None) -> None:
+        """Loads the model.
+
+        Args:
+            config: of a batch job; its input and output play no part.
+            device: for the weights, where `engine.device` is auto.
+            heard: told of every batch.
+
+        Raises:
+            ModelError: as of a batch job.
+        """
+        self.phases = load_phases(config, weights=True, device=device)
+        self.task = self.phases.task
+        limits, watch = self.phases.limits(config.engine.batch), Watch(config.errors.timeout_s)
+        self._batcher = Batcher(self.phases, limits, watch, config.serve.max_requests, heard=heard)
+
+    @property
+    def under_way(self) -> int:
+        """Requests that have not been answered."""
+        return self._batcher.under_way
+
+    async def predict(self, item: Item) -> object:
+        """The prediction of an item. To cancel it gives its place to others.
+
+        Raises:
+            RowError: the item is at fault.
+            BusyError: too many are under way, or the service is closing.
+        """
+        return await asyncio.wrap_future(self._batcher.submit(item))
+
+    def close(self, timeout_s: float) -> bool:
+        """Takes no more requests, and waits for those it has. Returns whether all were answered in time."""
+        return self._batcher.close(timeout_s)
