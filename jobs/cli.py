@@ -62,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(tune)
     tune.add_argument("--address", help="Ray cluster")
     tune.set_defaults(run=_tune)
+    serve = commands.add_parser("serve", help="answer over HTTP with the model of a config")
+    _add_config(serve)
+    serve.add_argument("--address", help="Ray cluster; default: as for run")
+    serve.set_defaults(run=_serve)
     submit = commands.add_parser("submit", help="run a batch job on a cluster, with this folder as its working directory")
     _add_config(submit)
     submit.add_argument("--fresh", action="store_true", help="as for run")
@@ -121,6 +125,14 @@ def _tune(parsed: argparse.Namespace) -> int:
     from pipelines.config import load_config
 
     print(tune(load_config(parsed.config, parsed.set), parsed.address).table())
+    return 0
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    from jobs.serve import run
+    from pipelines.config import load_config
+
+    run(load_config(parsed.config, parsed.set), parsed.address)
     return 0
 
 

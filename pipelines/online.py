@@ -124,6 +124,11 @@ class Batcher:
         self._make(request)
         return request.answer
 
+    def check(self) -> None:
+        """Raises RuntimeError where the model's thread has ended, which it never should."""
+        if not self._model.is_alive():
+            raise RuntimeError("the thread of the model has ended")
+
     def close(self, timeout_s: float) -> bool:
         """Takes no more requests, and waits for those it has. Returns whether all were answered in time."""
         with self._lock:

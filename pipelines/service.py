@@ -45,6 +45,10 @@ class Service:
         """
         return await asyncio.wrap_future(self._batcher.submit(item))
 
+    def check(self) -> None:
+        """Raises RuntimeError where the service can answer no more."""
+        self._batcher.check()
+
     def close(self, timeout_s: float) -> bool:
         """Takes no more requests, and waits for those it has. Returns whether all were answered in time."""
         return self._batcher.close(timeout_s)

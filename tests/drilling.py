@@ -179,6 +179,7 @@ def kill_one(title: str, while_running: Callable[[], bool], timeout: float = 120
         for process in processes(title):
             try:
                 process.kill()
+                process.wait(10)
             except psutil.NoSuchProcess:
                 continue
             return True

@@ -15,7 +15,7 @@ def test_actors_are_killed(cluster, slow_model, folder, book, operator):
     job = text_job(folder, slow_model, cluster.address, texts, engine={"batch": 32, "layout": layout})
     process = job.start()
     kills = 0
-    for commits in (0, 1) if operator == "Preprocess" else (1, 4):  # it is the first that has nothing left to do
+    for commits in (0, 0) if operator == "Preprocess" else (1, 4):  # it is the first that has nothing left to do
         job.wait_for_commits(commits, process)
         kills += kill_one(f"MapBatches({operator})", lambda: process.poll() is None)
     _, error = process.communicate(timeout=300)
