@@ -100,7 +100,7 @@ class Ledger:
             known.alone = None
             self._alone[key] += 1
             if self._alone[key] >= DEATHS:
-                self._blamed.setdefault(key, _died(stage, known.deaths))
+                self._blamed.setdefault(key, _died(stage, self._tries(known, key)))
         return Verdict(known.deaths, dict(self._blamed))
 
     def alone(self, block: str, key: int, stage: str) -> None:
@@ -109,8 +109,12 @@ class Ledger:
 
     def blame(self, block: str, key: int, error: RowError) -> None:
         """A worker is about to end because of this row, and knows why."""
-        deaths = self._blocks.get(block, _Block()).deaths + 1
-        self._blamed[key] = RowError(error.stage, error.kind, str(error), deaths)
+        tries = self._tries(self._blocks.get(block, _Block()), key) + 1
+        self._blamed[key] = RowError(error.stage, error.kind, str(error), tries)
+
+    def _tries(self, block: _Block, key: int) -> int:
+        """How often a row was tried that a worker has died of: with its block, and alone."""
+        return min(block.deaths, 1) + self._alone[key]
 
     def end(self, block: str) -> None:
         """The block is done."""

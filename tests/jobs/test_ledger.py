@@ -35,6 +35,18 @@ def test_a_row_is_blamed_after_it_was_there_alone_often_enough(ledger):
     assert ledger.count().deaths == DEATHS + 1
 
 
+def test_rows_of_one_block_are_tried_equally_often(ledger):
+    """However often the worker has died of others in the meantime."""
+    ledger.begin("a")
+    for key in (3, 8):
+        for _ in range(DEATHS):
+            ledger.begin("a")
+            ledger.alone("a", key, "forward")
+    ledger.begin("a")
+    ledger.blame("a", 9, RowError("forward", "TimeoutError", "took too long"))
+    assert {key: error.attempts for key, error in ledger.begin("a").blamed.items()} == {3: DEATHS + 1, 8: DEATHS + 1, 9: 2}
+
+
 def test_a_worker_that_dies_between_rows_blames_nobody(ledger):
     ledger.begin("a")
     for _ in range(5):
