@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections.abc import Mapping
 
 from ray import serve
@@ -79,10 +81,10 @@ def run(config: JobConfig, address: str | None = None) -> None:
         serve.start(http_options={"host": config.serve.host, "port": config.serve.port})
         serve.run(build(config), name="dray", route_prefix="/")
         print(f"serving {config.model or config.task} at http://{config.serve.host}:{config.serve.port}", flush=True)
-        try:
-            serve.api.wait_for_interrupt()
-        finally:
-            serve.shutdown()
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+        print("finishing what is under way", flush=True)
+        serve.shutdown()
 
 
 def _has_gpus() -> bool:

@@ -1,5 +1,6 @@
 """`dray serve` as its users have it: a command, a port, their own client."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,6 @@ import pytest
 import yaml
 from comparing import differences
 from conftest import ROOT, free_port
-from huggingface_hub import InferenceClient
 from transformers import pipeline
 
 TEXT = "the people who made this"
@@ -34,10 +34,20 @@ def served(cluster, models, tmp_path_factory):
     assert f"at http://127.0.0.1:{port}" in said, said
     yield f"http://127.0.0.1:{port}", process
     process.send_signal(signal.SIGINT)
-    assert process.wait(120) == 0
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, rest
+    assert "Traceback" not in rest
 
 
 def test_the_hub_client_works_unchanged(served, models):
-    client = InferenceClient(base_url=served[0], token="letmein")
-    got = [dict(each) for each in client.text_classification(TEXT, top_k=2)]
-    assert not differences(got, pipeline("text-classification", model=models.text_classifier)(TEXT, top_k=2))
+    code = f"""
+from huggingface_hub import InferenceClient
+client = InferenceClient(base_url={served[0]!r}, token="letmein")
+print(json.dumps(client.text_classification({TEXT!r}, top_k=2)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", "import json" + code], env={**os.environ, "HF_HUB_OFFLINE": "0"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    expected = pipeline("text-classification", model=models.text_classifier)(TEXT, top_k=2)
+    assert not differences(json.loads(done.stdout), expected)
