@@ -25,14 +25,10 @@ class Replica:
 
     def __init__(self, raw: dict[str, object], name: str, threads: int, keys: tuple[str, ...]) -> None:
         """Loads the model; Serve sends requests only after that."""
-        import torch
-
         from pipelines.service import Service
 
-        if threads:
-            torch.set_num_threads(threads)
         self._config, self._name, self._keys = parse_config(raw), name, keys
-        self._service = Service(self._config, "cuda" if torch.cuda.is_available() else "cpu")
+        self._service = Service(self._config, threads)
 
     def __serve_build_asgi_app__(self) -> object:  # Serve's name for it
         """Serve asks for the app once the replica is made."""

@@ -15,18 +15,22 @@ from pipelines.watch import Watch
 class Service:
     """Holds the model of a config."""
 
-    def __init__(self, config: JobConfig, device: str = "cpu", heard: Callable[[Ran], None] = lambda ran: None) -> None:
-        """Loads the model.
+    def __init__(self, config: JobConfig, threads: int = 0, heard: Callable[[Ran], None] = lambda ran: None) -> None:
+        """Loads the model, onto a GPU where this process may use one.
 
         Args:
             config: of a batch job; its input and output play no part.
-            device: for the weights, where `engine.device` is auto.
+            threads: of torch on CPUs; 0: as many as it takes.
             heard: told of every batch.
 
         Raises:
             ModelError: as of a batch job.
         """
-        self.phases = load_phases(config, weights=True, device=device)
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        self.phases = load_phases(config, weights=True, device="cuda" if torch.cuda.is_available() else "cpu")
         self.task = self.phases.task
         limits, watch = self.phases.limits(config.engine.batch), Watch(config.errors.timeout_s)
         self._batcher = Batcher(self.phases, limits, watch, config.serve.max_requests, heard=heard)
