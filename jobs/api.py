@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from collections.abc import AsyncIterator, Sequence
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 
+from jobs import openai_routes
 from jobs.gate import Gate
+from jobs.replies import Gone, Telling, body_of, event, outcomes
 from pipelines.admission import Admission
 from pipelines.config import JobConfig
 from pipelines.errors import BusyError, RequestError, RowError
@@ -22,11 +21,6 @@ RETRY_S = 1  # after which a client that was sent away may come again
 CLOSED = 499  # a client that has hung up; the status that proxies log for it
 
 log = logging.getLogger("dray")
-T = TypeVar("T")
-
-
-class Gone(Exception):
-    """The client has hung up."""
 
 
 def make_app(service: Service, config: JobConfig, name: str, keys: Sequence[str] = ()) -> FastAPI:
@@ -55,9 +49,11 @@ def make_app(service: Service, config: JobConfig, name: str, keys: Sequence[str]
     @app.post("/")
     async def infer(request: Request) -> Response:
         """Hugging Face's inference protocol: {"inputs": ..., "parameters": {...}}, or a medium as it is."""
-        body = await _body(request, config.serve.max_bytes)
+        body = await body_of(request, config.serve.max_bytes)
         asked = await huggingface.asked(service.task, body, request.headers.get("content-type", ""), admission)
-        predictions = await _while_connected(request, asyncio.gather(*map(service.predict, asked.items)))
+        if asked.stream:
+            return await _streamed(service, asked)
+        predictions = [outcome.prediction for outcome in await outcomes(request, service, asked.items)]
         content, kind = huggingface.answered(service.task, asked, predictions)
         return Response(content, media_type=kind)
 
@@ -68,45 +64,44 @@ def make_app(service: Service, config: JobConfig, name: str, keys: Sequence[str]
             raise RequestError(f"no such model here: {model[:200]}; there is {name}", 404)
         return await infer(request)
 
+    openai_routes.add(app, service, admission, name)
     return app
 
 
-async def _body(request: Request, most: int) -> bytes:
-    """The body. Raises RequestError as soon as it is too large."""
-    body = bytearray()
-    async for block in request.stream():
-        body += block
-        if len(body) > most:
-            raise RequestError(f"the request is larger than {most} bytes", 413)
-    return bytes(body)
+async def _streamed(service: Service, asked: huggingface.Asked) -> Response:
+    """Generated text as Hugging Face's client reads it: an event for each piece, the last with the whole text."""
+    if asked.is_list or service.task.name not in openai_routes.TEXT:
+        raise RequestError("stream: one text is generated at a time")
+    telling = Telling(service, asked.items[0])
+    await telling.begun()
 
+    async def events() -> AsyncIterator[bytes]:
+        whole = ""
+        try:
+            async for piece in telling.pieces():
+                whole += piece
+                yield event(huggingface.told(piece, None))
+            yield event(huggingface.told("", whole))
+        finally:
+            telling.cancel()
 
-async def _while_connected(request: Request, work: Awaitable[T]) -> T:
-    """What `work` gives; it is cancelled when the client hangs up, and then Gone is raised."""
-    working, hanging_up = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
-    try:
-        await asyncio.wait({working, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Gone
-        return working.result()
-    finally:
-        for task in (working, hanging_up):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
-
-
-async def _hung_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    return StreamingResponse(events(), media_type="text/event-stream")
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, getattr(error, "status", 422))
+    return _error(request, str(error), getattr(error, "status", 422))
 
 
 async def _busy(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": f"{error}; come again later"}, 503, {"Retry-After": str(RETRY_S)})
+    return _error(request, f"{error}; come again later", 503, {"Retry-After": str(RETRY_S)})
+
+
+def _error(request: Request, message: str, status: int, headers: dict[str, str] | None = None) -> Response:
+    """In the form that the clients of the path read."""
+    if not request.url.path.startswith("/v1/"):
+        return JSONResponse({"error": message}, status, headers)
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": None}}, status, headers)
 
 
 async def _gone(request: Request, error: Exception) -> Response:
@@ -117,4 +112,4 @@ async def _failed(request: Request, error: Exception) -> Response:
     """A fault of ours: the log has all of it, the client where to find it."""
     name = request.scope.get("state", {}).get("request_id")
     log.error("request %s failed", name, exc_info=error)
-    return JSONResponse({"error": f"the service has failed; its log knows more of request {name}"}, 500)
+    return _error(request, f"the service has failed; its log knows more of request {name}", 500)

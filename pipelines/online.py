@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from pipelines.batching import Limits, Output, Part
-from pipelines.engine import forward_parts, postprocess_item, preprocess_item
+from pipelines.engine import Outcome, forward_parts, postprocess_item, preprocess_item
 from pipelines.errors import BusyError, RowError
 from pipelines.meter import Meter
 from pipelines.padding import Sharing
@@ -28,7 +28,7 @@ class _Request:
 
     item: Item
     arrived: float
-    answer: Future[object]
+    answer: Future[Outcome]
     parts: Iterator[Part]
     meter: Meter
     made: int = 0
@@ -108,8 +108,8 @@ class Batcher:
         """Requests that have not been answered."""
         return self._under_way
 
-    def submit(self, item: Item) -> Future[object]:
-        """The prediction of an item, when it is there. To cancel it gives its place to others.
+    def submit(self, item: Item) -> Future[Outcome]:
+        """The prediction of an item with what it took, when it is there. To cancel it gives its place to others.
 
         Raises:
             BusyError: too many are under way, or the service is being shut down.
@@ -135,7 +135,7 @@ class Batcher:
             self._is_closed = True
             return self._lock.wait_for(lambda: self._under_way == 0, timeout_s)
 
-    def _answered(self, _: Future[object]) -> None:
+    def _answered(self, _: Future[Outcome]) -> None:
         with self._lock:
             self._under_way -= 1
             self._lock.notify_all()
@@ -240,7 +240,7 @@ class Batcher:
         else:
             with self._lock:
                 if request.answer.set_running_or_notify_cancel():
-                    request.answer.set_result(prediction)
+                    request.answer.set_result(Outcome(prediction, meter=request.meter))
 
     def _fail(self, request: _Request, error: BaseException) -> None:
         """The first error of a request is its answer."""

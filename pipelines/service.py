@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from pipelines.config import JobConfig
+from pipelines.engine import Outcome
 from pipelines.models.loading import load_phases
 from pipelines.online import Batcher, Ran
 from pipelines.phases import Item
@@ -40,8 +41,8 @@ class Service:
         """Requests that have not been answered."""
         return self._batcher.under_way
 
-    async def predict(self, item: Item) -> object:
-        """The prediction of an item. To cancel it gives its place to others.
+    async def outcome(self, item: Item) -> Outcome:
+        """The prediction of an item, and what it took. To cancel it gives its place to others.
 
         Raises:
             RowError: the item is at fault.

@@ -92,6 +92,12 @@ def answered(task: Task, request: Asked, predictions: list[Any]) -> tuple[bytes,
     return json.dumps(content, default=_plain, allow_nan=False).encode(), JSON
 
 
+def told(piece: str, whole: str | None) -> dict[str, Any]:
+    """An event of a text that is streamed; the last has the `whole` text."""
+    token = {"id": 0, "text": piece, "logprob": 0.0, "special": whole is not None}
+    return {"index": 0, "token": token, "generated_text": whole, "details": None}
+
+
 def _is_json(body: bytes, content_type: str) -> bool:
     """Whether a body is JSON: by what it says, or else by how it begins."""
     kind = content_type.partition(";")[0].strip().lower()

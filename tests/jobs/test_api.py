@@ -100,7 +100,7 @@ class Stuck(Service):
 
     under_way = 0
 
-    async def predict(self, item):
+    async def outcome(self, item):
         if self.error:
             raise self.error
         try:

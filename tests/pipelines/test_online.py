@@ -94,7 +94,7 @@ def test_requests_share_batches_and_get_their_own_answers():
     answers = [batcher.submit(item_of(number, number + 1)) for number in range(4, 10)]
     until(lambda: len(batcher._waiting) == 12)
     phases.open.set()
-    assert [answer.result(SOON) for answer in answers] == [[2 * n, 2 * n + 2] for n in range(4, 10)]
+    assert [answer.result(SOON).prediction for answer in answers] == [[2 * n, 2 * n + 2] for n in range(4, 10)]
     assert len(phases.batches) < 8
     assert all(len(batch) * max(batch) <= 64 for batch in phases.batches)
     until(lambda: batcher.under_way == 0)
@@ -106,7 +106,7 @@ def test_bad_requests_fail_alone():
     held(phases, batcher)
     good, bad, worse, empty = (batcher.submit(item_of(*numbers)) for numbers in ((12, 14), (12, 13), (2, 666), ()))
     phases.open.set()
-    assert good.result(SOON) == [24, 28]
+    assert good.result(SOON).prediction == [24, 28]
     with pytest.raises(RowError, match="13 in the batch") as error:
         bad.result(SOON)
     assert (error.value.stage, error.value.kind) == ("forward", "ValueError")
@@ -114,7 +114,7 @@ def test_bad_requests_fail_alone():
         worse.result(SOON)
     with pytest.raises(RowError, match="gave the model nothing to work on"):
         empty.result(SOON)
-    assert batcher.submit(item_of(5)).result(SOON) == [10]
+    assert batcher.submit(item_of(5)).result(SOON).prediction == [10]
 
 
 def test_short_requests_get_in_between_the_parts_of_a_long_one():
@@ -126,8 +126,8 @@ def test_short_requests_get_in_between_the_parts_of_a_long_one():
     short = [batcher.submit(item_of(number)) for number in (3, 19)]
     until(lambda: len(batcher._waiting) == AHEAD + 2)
     phases.open.set()
-    assert [answer.result(SOON) for answer in short] == [[6], [38]]
-    assert long.result(SOON) == [40] * 200
+    assert [answer.result(SOON).prediction for answer in short] == [[6], [38]]
+    assert long.result(SOON).prediction == [40] * 200
     assert max(place for place, batch in enumerate(phases.batches) if set(batch) & {3, 19}) < 5
 
 
@@ -140,7 +140,7 @@ def test_only_the_next_parts_of_a_long_request_are_made():
     time.sleep(0.05)
     assert phases.made == 1 + AHEAD
     phases.open.set()
-    assert long.result(SOON) == [40] * 1000
+    assert long.result(SOON).prediction == [40] * 1000
 
 
 def test_a_cancelled_request_gives_its_place_away():
@@ -153,7 +153,7 @@ def test_a_cancelled_request_gives_its_place_away():
     assert unwanted.cancel()
     another = batcher.submit(item_of(6))
     phases.open.set()
-    assert (wanted.result(SOON), another.result(SOON)) == ([10], [12])
+    assert (wanted.result(SOON).prediction, another.result(SOON).prediction) == ([10], [12])
     with pytest.raises(CancelledError):
         unwanted.result(SOON)
     assert not any(7 in batch for batch in phases.batches)
@@ -168,7 +168,7 @@ def test_what_was_begun_is_finished_before_the_end():
         batcher.submit(item_of(2))
     phases.open.set()
     assert batcher.close(SOON)
-    assert first.result(0) == [2]
+    assert first.result(0).prediction == [2]
 
 
 def test_batches_are_told_of():
@@ -197,7 +197,7 @@ def test_answers_are_those_of_a_job(models, callers):
 
     def call(first):
         for place in range(first, len(items), callers):
-            found[place] = batcher.submit(items[place]).result(SOON)
+            found[place] = batcher.submit(items[place]).result(SOON).prediction
 
     threads = [threading.Thread(target=call, args=(first,)) for first in range(callers)]
     for thread in threads:
@@ -221,7 +221,7 @@ def test_a_part_waits_no_longer_than_it_must(monkeypatch):
     phases.preprocess = slowly
     batcher = batcher_of(phases)
     slow = batcher.submit(item_of(4))
-    assert batcher.submit(item_of(3)).result(SOON) == [6]
+    assert batcher.submit(item_of(3)).result(SOON).prediction == [6]
     assert not slow.done()
     stuck.set()
-    assert slow.result(SOON) == [8]
+    assert slow.result(SOON).prediction == [8]
