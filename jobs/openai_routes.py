@@ -57,7 +57,8 @@ def _add_speech(app: FastAPI, service: Service, admission: Admission, name: str)
     async def answer(request: Request, translate: bool) -> Response:
         sent, audio = await _form(request, admission.max_bytes)
         asked = openai.read(openai.Transcribe, sent, name)
-        items = openai.transcriptions(service.phases.pipe, asked, audio, translate)
+        settings: Any = service.config.parameters.get("generate_kwargs") or {}
+        items = openai.transcriptions(service.phases.pipe, asked, audio, translate, settings)
         found = await outcomes(request, service, list(items.values()))
         predictions = {kind: outcome.prediction for kind, outcome in zip(items, found, strict=True)}
         content = openai.transcript(asked, predictions, found[0].meter.audio_seconds, translate)  # type: ignore[arg-type]

@@ -71,8 +71,11 @@ class Telling:
         from pipelines.streaming import Listener
 
         loop, self._pieces = asyncio.get_running_loop(), asyncio.Queue[str | None]()
-        listener = Listener(lambda piece: loop.call_soon_threadsafe(self._pieces.put_nowait, piece))
-        self._work = asyncio.ensure_future(service.outcome(replace(item, listener=listener)))
+
+        def hear(piece: str) -> None:
+            loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
+
+        self._work = asyncio.ensure_future(service.outcome(replace(item, listener=Listener(hear))))
         self._work.add_done_callback(lambda _: self._pieces.put_nowait(None))
         self._first: str | None = None
 

@@ -32,7 +32,7 @@ class Service:
         if threads:
             torch.set_num_threads(threads)
         self.phases = load_phases(config, weights=True, device="cuda" if torch.cuda.is_available() else "cpu")
-        self.task = self.phases.task
+        self.config, self.task = config, self.phases.task
         limits, watch = self.phases.limits(config.engine.batch), Watch(config.errors.timeout_s)
         self._batcher = Batcher(self.phases, limits, watch, config.serve.max_requests, heard=heard)
 

@@ -107,8 +107,14 @@ def read(kind: type[R], sent: object, name: str) -> R:
 # Speech
 
 
-def transcriptions(pipe: Pipeline, asked: Transcribe, audio: bytes, translate: bool) -> dict[str, Item]:
-    """Granularity of timestamps, or "" -> the item that gives it. Raises RequestError for what the model cannot do."""
+def transcriptions(
+    pipe: Pipeline, asked: Transcribe, audio: bytes, translate: bool, settings: Mapping[str, Any]
+) -> dict[str, Item]:
+    """Granularity of timestamps, or "" -> the item that gives it. `settings`: of the config, for generation.
+
+    Raises:
+        RequestError: the model cannot do what is asked for.
+    """
     generates = pipe.type == "seq2seq_whisper"
     wanted: dict[str, object] = {"task": "translate"} if translate else {}
     if asked.language is not None:
@@ -119,7 +125,7 @@ def transcriptions(pipe: Pipeline, asked: Transcribe, audio: bytes, translate: b
         raise RequestError(f"the model takes no {next(iter(wanted))}: it writes down what it hears")
     if asked.prompt:
         raise RequestError("prompt: the service takes none")
-    options: dict[str, object] = {"generate_kwargs": wanted} if wanted else {}
+    options: dict[str, object] = {"generate_kwargs": {**settings, **wanted}} if wanted else {}
     if asked.response_format in ("json", "text"):
         return {"": Item({"audio": audio}, options)}
     if not generates:

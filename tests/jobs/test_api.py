@@ -95,8 +95,8 @@ def test_requests_have_names_and_lines_in_the_log(client, caplog):
 class Stuck(Service):
     """Answers when it is told to."""
 
-    def __init__(self, task, error=None):
-        self.task, self.error, self.cancelled = task, error, threading.Event()
+    def __init__(self, service, error=None):
+        self.task, self.phases, self.error, self.cancelled = service.task, service.phases, error, threading.Event()
 
     under_way = 0
 
@@ -111,20 +111,20 @@ class Stuck(Service):
 
 
 def test_over_capacity_clients_are_told_when_to_come_again(models, service):
-    app = make_app(Stuck(service.task, BusyError("256 requests are under way")), config_of(models), NAME)
+    app = make_app(Stuck(service, BusyError("256 requests are under way")), config_of(models), NAME)
     answer = ask(TestClient(app))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json() == {"error": "256 requests are under way; come again later"}
 
 
 def test_faults_of_the_service_tell_nothing(models, service):
-    app = make_app(Stuck(service.task, KeyError("/secret/path")), config_of(models), NAME)
+    app = make_app(Stuck(service, KeyError("/secret/path")), config_of(models), NAME)
     answer = TestClient(app, raise_server_exceptions=False).post("/", json={"inputs": "a"}, headers={"X-Request-ID": "r7"})
     assert (answer.status_code, answer.json()) == (500, {"error": "the service has failed; its log knows more of request r7"})
 
 
 def test_a_client_that_hangs_up_gives_its_place_to_others(models, service):
-    stuck = Stuck(service.task)
+    stuck = Stuck(service)
     app = make_app(stuck, config_of(models), NAME)
     body = json.dumps({"inputs": "a"}).encode()
     incoming = [{"type": "http.request", "body": body, "more_body": False}, {"type": "http.disconnect"}]

@@ -4,7 +4,7 @@ import asyncio
 import io
 
 import builders
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import soundfile
@@ -30,7 +30,7 @@ class Client:
 
     def __call__(self, ask):
         async def call():
-            http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app))
+            http = httpx2.AsyncClient(transport=httpx2.ASGITransport(self.app))
             client = AsyncOpenAI(api_key="none", base_url="http://service.test/v1", http_client=http, max_retries=0)
             return await ask(client)
 
