@@ -23,6 +23,11 @@ PARTS = {
 }
 
 
+def _name(script: str, *arguments: str) -> str:
+    """By which a part is asked for."""
+    return arguments[-1] if arguments else script.removesuffix(".py")
+
+
 def sections(text: str) -> dict[str, str]:
     """Title -> what is below it; the head of the file has the title ""."""
     head, *rest = re.split(r"^## ", text, flags=re.MULTILINE)
@@ -32,11 +37,11 @@ def sections(text: str) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", default="1", help="of the workloads; 1: a minute and more on two cores")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(' '.join(each) for each in PARTS.values())}")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_name(*each) for each in PARTS.values())}")
     parsed = parser.parse_args()
     wanted = parsed.parts
     for title, (script, *arguments) in PARTS.items():
-        if wanted and not {script.removesuffix(".py"), *arguments} & set(wanted):
+        if wanted and _name(script, *arguments) not in wanted:
             continue
         arguments += ["--scale", parsed.scale] if script == "speed.py" else []
         done = subprocess.run([sys.executable, str(HERE / script), *arguments], stdout=subprocess.PIPE, text=True, check=True)
