@@ -24,6 +24,7 @@ THREADS = 2  # cores of a copy of the model, where nothing was tuned: as fast as
 BLOCK_SECONDS = 8.0  # model work in a block: how much an interruption can cost, and how often results appear
 SMALLEST_BLOCK, LARGEST_BLOCK = 8, 4096  # rows, where there are enough
 BLOCK_BYTES = 64 << 20  # of what is read: one row may be more, but a block must not fill the object store
+DRIVER_S = 0.1  # of the driver for each block, its one loop; 0.07 at most was measured. More actors need longer blocks
 BLOCKS = 5  # for each actor at least, so that all end at about the same time
 MOST_HELPERS = 32  # preprocessing actors for one model actor: one accelerator outruns few CPUs, but not without end
 CPU_FLOPS, ACCELERATOR_FLOPS = 4e10, 2e13  # of one thread, of one device: cautious guesses that size blocks, no more
@@ -183,11 +184,16 @@ def copy_bytes(work: Work) -> int:
 
 
 def block_rows(work: Work, flops_per_second: float, actors: int, helpers: int = 0) -> int:
-    """Rows for about BLOCK_SECONDS of model work, few enough for memory, and for every actor and helper to have several."""
+    """Rows for about BLOCK_SECONDS of model work, few enough for memory, and for every actor and helper to have several.
+
+    Where the blocks of many actors would end faster than the driver can see to them, they are longer.
+    """
     seconds = _row_seconds(work, flops_per_second)
+    wanted = min(max(round(BLOCK_SECONDS / seconds), SMALLEST_BLOCK), LARGEST_BLOCK)
+    bearable = math.ceil(DRIVER_S * actors / seconds)
     spread = math.ceil(work.rows / max(BLOCKS * actors, 2 * helpers))
     fitting = int(BLOCK_BYTES / max(1.0, work.row_bytes))
-    return max(1, min(max(round(BLOCK_SECONDS / seconds), SMALLEST_BLOCK), spread, fitting, LARGEST_BLOCK))
+    return max(1, min(max(wanted, bearable), spread, fitting))
 
 
 def _row_seconds(work: Work, flops_per_second: float) -> float:

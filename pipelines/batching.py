@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import UserDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pipelines.generation import continues_prompts
 from pipelines.padding import Sharing
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from pipelines.streaming import Listener
 
 RIPE = 0.95  # of what a batch computes is data, in one that need not wait for better company
+UNBOUNDED = 1 << 62  # elements
 Inputs = dict[str, object]
 Output = Any  # of the pipeline's forward: nearly always a dict or ModelOutput, of batch dimension 1
 
@@ -61,21 +65,23 @@ class Limits:
         parts: at most.
         elements: at most, padding included.
         by_length: (elements of a part, padded elements of a batch of parts up to that), rising; longer parts as the last.
+        overhead: what a batch costs however little is in it, as a share of what the elements of a full one cost.
     """
 
     parts: int
     elements: int
     by_length: tuple[tuple[int, int], ...] = ()
+    overhead: float = 1.0
 
     @classmethod
     def fixed(cls, parts: int) -> Limits:
         """At most `parts` parts, however long."""
-        return cls(parts, 1 << 62)
+        return cls(parts, UNBOUNDED)
 
     @classmethod
-    def budget(cls, elements: int) -> Limits:
+    def budget(cls, elements: int, overhead: float = 1.0) -> Limits:
         """As many parts as `elements` padded elements hold, at least one."""
-        return cls(1 << 31, elements)
+        return cls(1 << 31, elements, overhead=overhead)
 
     def room(self, cost: int) -> int:
         """Parts of at most `cost` elements that fit a batch; at least 1."""
@@ -90,21 +96,56 @@ class Limits:
 
 
 def pack(parts: Sequence[Part], limits: Limits) -> list[list[int]]:
-    """Batches as lists of positions in `parts`: longest first, each of similar lengths and within `limits`."""
+    """Batches as lists of positions in `parts`: longest first, each of similar lengths and within `limits`.
+
+    Within a budget of elements, batches end where padding and the number of batches together cost least; of a fixed number of
+    parts they are always full.
+    """
     groups: dict[Hashable, list[int]] = {}
     for index, part in enumerate(parts):
         groups.setdefault(part.group, []).append(index)
     batches = []
-    for group in groups.values():
+    for name, group in groups.items():
         group.sort(key=lambda index: -parts[index].space)
-        start = 0
-        while start < len(group):
-            part = parts[group[start]]
-            room = 1 if part.group is Sharing.ALONE else limits.room(part.space)
-            batches.append(group[start : start + room])
-            start += room
+        spaces = [parts[index].space for index in group]
+        rooms = [1 if name is Sharing.ALONE else limits.room(space) for space in spaces]
+        ends = _cheapest(spaces, rooms, limits.overhead) if limits.elements < UNBOUNDED else _full(rooms)
+        batches += [group[start:end] for start, end in itertools.pairwise([0, *ends])]
     batches.sort(key=lambda batch: -parts[batch[0]].space)
     return batches
+
+
+def _full(rooms: Sequence[int]) -> list[int]:
+    """Where batches end that are as large as the room of their first part."""
+    ends = [0]
+    while ends[-1] < len(rooms):
+        ends.append(min(len(rooms), ends[-1] + rooms[ends[-1]]))
+    return ends[1:]
+
+
+def _cheapest(spaces: Sequence[int], rooms: Sequence[int], overhead: float) -> list[int]:
+    """Where batches end such that they cost least in all, by dynamic programming over where each begins.
+
+    Args:
+        spaces: elements of the parts, falling.
+        rooms: parts that a batch may hold that begins there.
+        overhead: of a batch, as of Limits.
+    """
+    count = len(spaces)
+    cost, begin = np.full(count + 1, np.inf), np.zeros(count + 1, np.int64)
+    cost[0] = 0.0
+    sizes = np.arange(1, max(rooms) + 1)
+    for start, (space, room) in enumerate(zip(spaces, rooms, strict=True)):
+        last = min(count, start + room)
+        found = cost[start] + space * (overhead * room + sizes[: last - start])
+        known = cost[start + 1 : last + 1]
+        better = found < known
+        known[better] = found[better]
+        begin[start + 1 : last + 1][better] = start
+    ends = [count]
+    while begin[ends[-1]]:
+        ends.append(int(begin[ends[-1]]))
+    return ends[::-1]
 
 
 def ripe(parts: Sequence[Part], limits: Limits) -> set[int]:

@@ -93,6 +93,10 @@ class Phases:
         return all(parameter.dtype == torch.float32 for parameter in self.pipe.model.parameters())
 
     @property
+    def _generates(self) -> bool:
+        return bool(self.pipe._pipeline_calls_generate and self.pipe.model.can_generate())
+
+    @property
     def batches_at_once(self) -> int:
         """How many budgets of parts the model is given at once."""
         return CONTINUOUS if self._is_continuous else 1
@@ -106,7 +110,10 @@ class Phases:
         """The batch limits of `engine.batch`: a number of parts, or "auto" for the task's budget of elements."""
         if isinstance(batch, int):
             return Limits.fixed(batch)
-        return Limits.budget(self.batches_at_once * self.task.elements * (tasks.ACCELERATOR if self.on_accelerator else 1))
+        if self.on_accelerator:
+            return Limits.budget(self.batches_at_once * self.task.elements * tasks.ACCELERATOR)
+        overhead = Limits.overhead if self._generates else tasks.CPU_OVERHEAD
+        return Limits.budget(self.batches_at_once * self.task.elements, overhead)
 
     def schema(self, columns: Mapping[str, pa.DataType]) -> pa.DataType:
         """The Arrow type of a prediction, given the types of the columns of arguments."""
@@ -139,7 +146,7 @@ class Phases:
     def check(self, item: Item) -> None:
         """Raises what the pipeline makes of the call arguments of this row."""
         during = self._arguments.during(item.options)
-        if self.pipe._pipeline_calls_generate and self.pipe.model.can_generate():
+        if self._generates:
             generation.check(self.pipe, during)
 
     def decode(self, item: Item) -> dict[str, object]:

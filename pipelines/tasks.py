@@ -20,6 +20,7 @@ Options = Mapping[str, object]
 
 TEXT, GENERATED, IMAGE, AUDIO = 1024, 2048, 1 << 20, 320_000  # elements of a batch on a CPU
 ACCELERATOR = 32  # times as many on an accelerator
+CPU_OVERHEAD = 1 / 16  # what a batch costs there beside its elements, as a share of a full one, where nothing is generated
 
 OCR = (
     "words are read from images with tesseract: apt install tesseract-ocr (or your system's package) and "

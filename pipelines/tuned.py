@@ -161,4 +161,4 @@ class Tuner:
     def _set(self, buckets: Sequence[Bucket]) -> None:
         """In place: what running out of memory lowers must be the limits that are used."""
         found = tuning.limits(buckets, self.limits)
-        self.limits.elements, self.limits.by_length = found.elements, found.by_length
+        self.limits.elements, self.limits.by_length, self.limits.overhead = found.elements, found.by_length, found.overhead

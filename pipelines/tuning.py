@@ -19,11 +19,12 @@ MOST_PARTS = 1024  # in a batch
 
 @dataclass(frozen=True)
 class Trial:
-    """A batch that was tried: its parts and padded elements, and real elements per second; 0 where it did not fit."""
+    """A batch that was tried: its parts and padded elements, real elements per second, and seconds; 0 where it did not fit."""
 
     parts: int
     elements: int
     rate: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,18 @@ def knee(trials: Sequence[Trial]) -> Trial:
     """The smallest batch with nearly the best throughput. There must be one that fitted."""
     best = max(trial.rate for trial in trials)
     return min((trial for trial in trials if trial.rate >= ENOUGH * best), key=lambda trial: trial.elements)
+
+
+def overhead(trials: Sequence[Trial]) -> float | None:
+    """What a batch costs however little is in it, as a share of what the elements of the best one cost: 0 to 1.
+
+    Seconds are taken to be a constant and a multiple of the elements. None where one trial is all there is to go by.
+    """
+    first, best = trials[0], knee(trials)
+    if best.elements <= first.elements or not first.seconds:
+        return None
+    elements, seconds = first.elements / best.elements, first.seconds / best.seconds
+    return min(1.0, max(0.0, (seconds - elements) / (1 - min(seconds, 0.99))))
 
 
 def tune(parts: Sequence[Part], run: Callable[[list[Part]], float], seconds: float) -> list[Bucket]:
@@ -99,7 +112,9 @@ def limits(buckets: Sequence[Bucket], otherwise: Limits) -> Limits:
     if not buckets:
         return otherwise
     largest = max(bucket.elements for bucket in buckets)
-    return Limits(otherwise.parts, largest, tuple((bucket.longest, bucket.elements) for bucket in reversed(buckets)))
+    overheads = [share for bucket in buckets if bucket.trials and (share := overhead(bucket.trials)) is not None]
+    by_length = tuple((bucket.longest, bucket.elements) for bucket in reversed(buckets))
+    return Limits(otherwise.parts, largest, by_length, max(overheads, default=otherwise.overhead))
 
 
 def _tried(bucket: Sequence[Part], run: Callable[[list[Part]], float], room: int, deadline: float) -> tuple[list[Trial], int]:
@@ -119,11 +134,12 @@ def _tried(bucket: Sequence[Part], run: Callable[[list[Part]], float], room: int
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            trials.append(Trial(size, elements, 0.0))
+            trials.append(Trial(size, elements, 0.0, 0.0))
             room = elements
             break
-        rate = sum(part.cost for part in batch) / max(took, 1e-9)
-        trials.append(Trial(size, elements, rate))
+        took = max(took, 1e-9)
+        rate = sum(part.cost for part in batch) / took
+        trials.append(Trial(size, elements, rate, took))
         idle = 0 if rate > best / ENOUGH else idle + 1
         best, size = max(best, rate), 2 * size
     if room < 1 << 62:

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from transformers import pipeline
 from transformers.utils.logging import disable_progress_bar
-from workloads import WORKLOADS, Workload, read
+from workloads import HIDDEN, WORKLOADS, Workload, read
 
 BATCHES = (8, 32)
 THREADS = 2
@@ -166,7 +166,7 @@ def sentence_model(case: Case) -> object:
     from sentence_transformers import SentenceTransformer, models
 
     transformer = models.Transformer(case.model)
-    return SentenceTransformer(modules=[transformer, models.Pooling(256, pooling_mode="cls")], device="cpu")
+    return SentenceTransformer(modules=[transformer, models.Pooling(HIDDEN, pooling_mode="cls")], device="cpu")
 
 
 def sentences(case: Case) -> Outcome:

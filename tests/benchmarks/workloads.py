@@ -17,6 +17,7 @@ import tiny_vision
 import transformers
 
 SHARDS = 4
+LAYERS, HIDDEN = 6, 384  # of BERT for texts, as of all-MiniLM-L6
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,12 @@ def read(folder: Path) -> list[object]:
 
 
 def lognormal_texts(scale: float) -> list[str]:
-    return builders.texts(round(12_000 * scale), seed=5, sigma=1.0, longest=500)
+    return builders.texts(round(3_500 * scale), seed=5, sigma=1.0, longest=500)
 
 
 def outliers(scale: float) -> list[str]:
     rng = np.random.default_rng(6)
-    lengths = [rng.integers(440, 505) if rng.random() < 0.05 else rng.integers(5, 20) for _ in range(round(12_000 * scale))]
+    lengths = [rng.integers(440, 505) if rng.random() < 0.05 else rng.integers(5, 20) for _ in range(round(6_500 * scale))]
     return [builders.text(rng, int(length)) for length in lengths]
 
 
@@ -139,15 +140,15 @@ def writer_model(folder: Path) -> str:
 WORKLOADS = {
     "texts": Workload(
         "texts of lognormal lengths", "text-classification", "text", lognormal_texts,
-        lambda folder: builders.text_classifier(folder, 4, 256),
+        lambda folder: builders.text_classifier(folder, LAYERS, HIDDEN),
     ),
     "outliers": Workload(
         "short texts, 5% near the model's limit", "text-classification", "text", outliers,
-        lambda folder: builders.text_classifier(folder, 4, 256),
+        lambda folder: builders.text_classifier(folder, LAYERS, HIDDEN),
     ),
     "embeddings": Workload(
         "embeddings of texts of lognormal lengths", "feature-extraction", "text", lognormal_texts,
-        lambda folder: builders.text_encoder(folder, 4, 256), parameters={"pool": True},
+        lambda folder: builders.text_encoder(folder, LAYERS, HIDDEN), parameters={"pool": True},
     ),
     "images": Workload(
         "JPEG of mixed sizes", "image-classification", "image", pictures, vision_model, is_variable=False

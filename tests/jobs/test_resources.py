@@ -97,3 +97,13 @@ def test_blocks_are_seconds_of_work_and_keep_every_actor_busy():
     assert block_rows(Work(20_000, 1e9, 1, False, row_bytes=500_000), 2e13, 1) == 134  # 64 MiB
     assert block_rows(Work(20_000, 1e9, 1, False, row_bytes=1e9), 2e13, 1) == 1
     assert block_rows(Work(5, 1e15, 1, False), 2e10, 2) == 1
+
+
+def test_blocks_of_many_actors_are_as_long_as_the_driver_needs():
+    def blocks_per_second(actors: int, flops: float) -> float:
+        work = Work(10**10, flops, 1, False)
+        return actors / (block_rows(work, 2e13, actors) * (flops / 2e13 + 5e-4))
+
+    for actors in (1, 16, 128, 1024):
+        for flops in (1e6, 1e10, 1e13):
+            assert blocks_per_second(actors, flops) <= 10 * 1.001

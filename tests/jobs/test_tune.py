@@ -16,7 +16,7 @@ SUBJECT = Subject("abc", "text-classification", "float32", "cpu EPYC", 2, "2.13"
 
 
 def test_the_table_says_what_was_tried_and_taken():
-    trials = (Trial(1, 64, 100.0), Trial(2, 128, 190.0), Trial(4, 256, 191.0), Trial(8, 512, 0.0))
+    trials = (Trial(1, 64, 100.0, 0.64), Trial(2, 128, 190.0, 0.67), Trial(4, 256, 191.0, 1.34), Trial(8, 512, 0.0, 0.0))
     crews = [(Crew(1, 2), 50.0), (Crew(2, 1), 75.0)]
     found = Found(SUBJECT, [Bucket(64, 128, trials)], Limits.budget(512), crews, Crew(2, 1))
     assert found.table().splitlines() == [

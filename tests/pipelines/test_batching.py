@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,36 @@ def test_packing_pads_little():
     batches = pack(parts(costs), Limits.budget(1024))
     padded = sum(len(batch) * max(costs[batch]) for batch in batches)
     assert costs.sum() / padded > 0.95
+
+
+@pytest.mark.parametrize("overhead", [0.01, 0.1, 1.0])
+def test_no_other_cut_costs_less(overhead):
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        costs, limits = rng.integers(1, 100, 9), Limits.budget(150, overhead)
+
+        def cost(batch, costs=costs, limits=limits):
+            longest = int(max(costs[batch]))
+            return (
+                longest * (limits.overhead * limits.room(longest) + len(batch))
+                if len(batch) <= limits.room(longest)
+                else np.inf
+            )
+
+        order = np.argsort(-costs)
+        cuts = ([*ends, 9] for count in range(9) for ends in itertools.combinations(range(1, 9), count))
+        least = min(sum(cost(order[start:end]) for start, end in itertools.pairwise([0, *ends])) for ends in cuts)
+        assert sum(cost(batch) for batch in pack(parts(costs), limits)) == pytest.approx(least)
+
+
+def test_a_batch_is_not_filled_with_what_is_much_shorter_where_batches_cost_little():
+    costs = [500, *[10] * 40]
+    assert [len(batch) for batch in pack(parts(costs), Limits.budget(1024, 1 / 16))] == [1, 40]
+    assert [len(batch) for batch in pack(parts(costs), Limits.fixed(2))] == [2] * 20 + [1]
+
+
+def test_the_fewest_batches_where_each_costs_as_much_as_a_full_one():
+    assert len(pack(parts([100, 100, 50, 10, 10, 10]), Limits.budget(300))) == 2
 
 
 def test_a_fixed_batch_size_counts_parts():

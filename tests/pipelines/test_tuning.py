@@ -49,6 +49,15 @@ def test_longest_first():
     assert machine.batches[0] == 493
 
 
+def test_what_a_batch_costs_beside_its_elements_is_found():
+    def linear(batch: list[Part]) -> float:
+        return 0.06 + len(batch) * 0.064
+
+    found = tuning.limits(tuning.tune(parts(*[64] * 100), linear, 60), Limits.budget(512))
+    assert found.overhead == pytest.approx(0.06 / (found.elements * 0.001))
+    assert tuning.limits(tuning.tune(parts(*[64] * 100), Machine(0.1, 4096), 60), Limits.budget(512)).overhead == 1.0
+
+
 def test_each_length_has_its_own_batch():
     def run(batch: list[Part]) -> float:  # what is long gains nothing from company
         return len(batch) * 1.0 if batch[0].cost > 200 else 1.0 + len(batch) * 0.01
