@@ -9,11 +9,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from jobs import openai_routes
-from jobs.gate import Gate
-from jobs.replies import Gone, Telling, body_of, event, outcomes
+from jobs.gate import Gate, Told
+from jobs.replies import Gone, Telling, body_of, event, outcomes, taking
 from pipelines.admission import Admission
 from pipelines.config import JobConfig
-from pipelines.errors import BusyError, RequestError, RowError
+from pipelines.errors import BusyError, LimitError, RequestError, RowError
 from pipelines.protocols import huggingface
 from pipelines.service import Service
 
@@ -23,7 +23,9 @@ CLOSED = 499  # a client that has hung up; the status that proxies log for it
 log = logging.getLogger("dray")
 
 
-def make_app(service: Service, config: JobConfig, name: str, keys: Sequence[str] = ()) -> FastAPI:
+def make_app(
+    service: Service, config: JobConfig, name: str, keys: Sequence[str] = (), told: Told = lambda path, status, seconds: None
+) -> FastAPI:
     """The app of one model.
 
     Args:
@@ -31,10 +33,11 @@ def make_app(service: Service, config: JobConfig, name: str, keys: Sequence[str]
         config: its `serve` section sets the limits.
         name: by which clients call the model.
         keys: one of which a client must have; with none, everybody is let in.
+        told: hears of every request: its route, status and seconds.
     """
     app = FastAPI(title=f"dray: {name}", description=f"{service.task.name} with {name}")
     admission = Admission(tuple(config.serve.urls), config.serve.max_bytes)
-    app.add_middleware(Gate, keys=keys)
+    app.add_middleware(Gate, keys=keys, told=told)
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(RowError, _refused)
     app.add_exception_handler(BusyError, _busy)
@@ -46,7 +49,7 @@ def make_app(service: Service, config: JobConfig, name: str, keys: Sequence[str]
         """Whether the model is loaded: nothing answers before."""
         return {"status": "ok", "model": name, "task": service.task.name, "under_way": service.under_way}
 
-    @app.post("/")
+    @app.post("/", openapi_extra=taking(huggingface.SCHEMA))
     async def infer(request: Request) -> Response:
         """Hugging Face's inference protocol: {"inputs": ..., "parameters": {...}}, or a medium as it is."""
         body = await body_of(request, config.serve.max_bytes)
@@ -57,7 +60,7 @@ def make_app(service: Service, config: JobConfig, name: str, keys: Sequence[str]
         content, kind = huggingface.answered(service.task, asked, predictions)
         return Response(content, media_type=kind)
 
-    @app.post("/models/{model:path}")
+    @app.post("/models/{model:path}", openapi_extra=taking(huggingface.SCHEMA))
     async def infer_by_name(model: str, request: Request) -> Response:
         """The same for the model of that name."""
         if model.removesuffix(f"/pipeline/{service.task.name}") != name:
@@ -89,7 +92,8 @@ async def _streamed(service: Service, asked: huggingface.Asked) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    return _error(request, str(error), getattr(error, "status", 422))
+    is_too_much = isinstance(error, RowError) and error.kind == LimitError.__name__
+    return _error(request, str(error), 413 if is_too_much else getattr(error, "status", 422))
 
 
 async def _busy(request: Request, error: Exception) -> Response:

@@ -7,12 +7,14 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN = ("/healthz",)  # without a key
 LONGEST_ID = 64  # characters of a request's name that clients may choose
+
+Told = Callable[[str, int, float], None]
 
 log = logging.getLogger("dray.requests")
 
@@ -20,9 +22,9 @@ log = logging.getLogger("dray.requests")
 class Gate:
     """Middleware: X-Request-ID, API keys, one JSON line for each request."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str] = ()) -> None:
-        """`keys`: with none, everybody is let in."""
-        self._app, self._keys = app, [key.encode() for key in keys]
+    def __init__(self, app: ASGIApp, keys: Sequence[str] = (), told: Told = lambda path, status, seconds: None) -> None:
+        """`keys`: with none, everybody is let in. `told` hears of every request: its route, status and seconds."""
+        self._app, self._keys, self._told = app, [key.encode() for key in keys], told
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
@@ -46,8 +48,15 @@ class Gate:
             else:
                 await _refuse(named)
         finally:
-            milliseconds = round(1000 * (time.perf_counter() - started), 1)
-            line = {"id": name, "method": scope["method"], "path": scope["path"], "status": status, "ms": milliseconds}
+            seconds = time.perf_counter() - started
+            self._told(getattr(scope.get("route"), "path", "other"), status, seconds)
+            line = {
+                "id": name,
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "ms": round(1000 * seconds, 1),
+            }
             log.info(json.dumps(line))
 
     def _is_admitted(self, headers: dict[bytes, bytes]) -> bool:

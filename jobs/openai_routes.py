@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,7 +11,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 
-from jobs.replies import Telling, body_of, event, outcomes
+from jobs.replies import Telling, body_of, event, outcomes, taking
 from pipelines.admission import Admission
 from pipelines.errors import RequestError
 from pipelines.phases import Item
@@ -22,6 +21,11 @@ from pipelines.service import Service
 
 SPEECH, VECTORS, TEXT = "automatic-speech-recognition", "feature-extraction", ("text-generation", "image-text-to-text")
 FORM_FIELDS = 32
+FORM = {
+    "type": "object",
+    "required": ["file"],
+    "properties": {"file": {"type": "string", "format": "binary"}, **openai.Transcribe.model_json_schema()["properties"]},
+}
 
 
 def add(app: FastAPI, service: Service, admission: Admission, name: str) -> None:
@@ -37,7 +41,7 @@ def add(app: FastAPI, service: Service, admission: Admission, name: str) -> None
         _add_speech(app, service, admission, name)
     elif service.task.name == VECTORS:
 
-        @app.post("/v1/embeddings")
+        @app.post("/v1/embeddings", openapi_extra=taking(openai.Embed.model_json_schema()))
         async def embeddings(request: Request) -> Response:
             """A vector for each text."""
             asked = openai.read(openai.Embed, parsed(await body_of(request, admission.max_bytes)), name)
@@ -64,12 +68,12 @@ def _add_speech(app: FastAPI, service: Service, admission: Admission, name: str)
         content = openai.transcript(asked, predictions, found[0].meter.audio_seconds, translate)  # type: ignore[arg-type]
         return PlainTextResponse(content) if isinstance(content, str) else JSONResponse(content)
 
-    @app.post("/v1/audio/transcriptions")
+    @app.post("/v1/audio/transcriptions", openapi_extra=taking(FORM, "multipart/form-data"))
     async def transcriptions(request: Request) -> Response:
         """Speech as text: multipart form data with `file`, `model`, `response_format`, `timestamp_granularities[]` ..."""
         return await answer(request, translate=False)
 
-    @app.post("/v1/audio/translations")
+    @app.post("/v1/audio/translations", openapi_extra=taking(FORM, "multipart/form-data"))
     async def translations(request: Request) -> Response:
         """Speech of any language as English text."""
         return await answer(request, translate=True)
@@ -104,7 +108,7 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", openapi_extra=taking(openai.Chat.model_json_schema()))
     async def chat(request: Request) -> Response:
         """The next message of a conversation."""
         asked = openai.read(openai.Chat, parsed(await body_of(request, admission.max_bytes)), name)
@@ -118,7 +122,7 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
         choices = openai.whole(pipe, asked, found.prediction, limit)  # type: ignore[arg-type]
         return JSONResponse(openai.chat_answer(name, choices, round(found.meter.elements)))
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", openapi_extra=taking(openai.Complete.model_json_schema()))
     async def completions(request: Request) -> Response:
         """How texts go on."""
         asked = openai.read(openai.Complete, parsed(await body_of(request, admission.max_bytes)), name)
@@ -155,11 +159,14 @@ async def _form(request: Request, most: int) -> tuple[dict[str, Any], bytes]:
         raise RequestError(f"the form cannot be read: {error.message}") from None
     except Exception as error:  # starlette wraps it where an app is in the scope
         raise RequestError(f"the form cannot be read: {getattr(error, 'detail', type(error).__name__)}") from None
-    file = form.get("file")
-    if not isinstance(file, UploadFile):
-        raise RequestError("file: the recording is missing; send it as multipart form data")
-    fields: dict[str, Any] = {key: value for key, value in form.items() if key != "file" and isinstance(value, str)}
-    several = [value for key in ("timestamp_granularities[]", "timestamp_granularities") for value in form.getlist(key)]
-    if several:
-        fields["timestamp_granularities"] = several
-    return fields, io.BytesIO(await file.read()).getvalue()
+    try:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise RequestError("file: the recording is missing; send it as multipart form data")
+        fields: dict[str, Any] = {key: value for key, value in form.items() if key != "file" and isinstance(value, str)}
+        several = [value for key in ("timestamp_granularities[]", "timestamp_granularities") for value in form.getlist(key)]
+        if several:
+            fields["timestamp_granularities"] = several
+        return fields, await file.read()
+    finally:
+        await form.close()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 
@@ -21,6 +21,15 @@ T = TypeVar("T")
 
 class Gone(Exception):
     """The client has hung up."""
+
+
+def taking(schema: Mapping[str, Any], kind: str = "application/json") -> dict[str, Any]:
+    """For the OpenAPI document: a route that takes a body of that schema, and reads it itself."""
+    statuses = {"401": "no valid key", "413": "too large", "422": "not valid", "503": "too much to do; come again"}
+    return {
+        "requestBody": {"required": True, "content": {kind: {"schema": dict(schema)}}},
+        "responses": {status: {"description": said} for status, said in statuses.items()},
+    }
 
 
 async def body_of(request: Request, most: int) -> bytes:

@@ -25,16 +25,18 @@ class Replica:
 
     def __init__(self, raw: dict[str, object], name: str, threads: int, keys: tuple[str, ...]) -> None:
         """Loads the model; Serve sends requests only after that."""
+        from jobs.metrics import Metrics
         from pipelines.service import Service
 
         self._config, self._name, self._keys = parse_config(raw), name, keys
-        self._service = Service(self._config, threads)
+        self._metrics = Metrics(name)
+        self._service = Service(self._config, threads, self._metrics.ran)
 
     def __serve_build_asgi_app__(self) -> object:  # Serve's name for it
         """Serve asks for the app once the replica is made."""
         from jobs.api import make_app
 
-        return make_app(self._service, self._config, self._name, self._keys)
+        return make_app(self._service, self._config, self._name, self._keys, self._metrics.answered)
 
     def check_health(self) -> None:
         """Serve replaces a replica for which this raises."""

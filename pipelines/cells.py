@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -37,11 +38,14 @@ class Source:
         rate: samples per second that the model wants.
         storage_options: for object stores, as fsspec takes them.
         max_bytes: of a download, an image file, pixels, and a recording that must be in memory as a whole.
+        max_seconds: of a recording, and max_pixels: of a picture.
     """
 
     rate: int = 16_000
     storage_options: Mapping[str, object] = field(default_factory=dict)
     max_bytes: int = 2 << 30
+    max_seconds: float = math.inf
+    max_pixels: float = math.inf
 
 
 def as_it_is(cell: object, source: Source) -> object:

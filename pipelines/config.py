@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    PositiveFloat,
     PositiveInt,
     ValidationError,
     ValidationInfo,
@@ -126,6 +127,9 @@ class ServeConfig(Section):
     max_replicas: PositiveInt = Field(1, description="copies at most; between the two as many as the requests need")
     max_requests: PositiveInt = Field(256, description="requests under way in a copy; more are told to come again (503)")
     max_bytes: PositiveInt = Field(64 << 20, description="of a request, or of a medium that it names; more is refused (413)")
+    max_seconds: PositiveFloat = Field(14_400.0, description="of a recording; longer ones are refused (413)")
+    max_pixels: PositiveInt = Field(64 << 20, description="of a picture; larger ones are refused (413)")
+    max_new_tokens: PositiveInt = Field(4096, description="that a client may ask for; more is refused (422)")
     urls: list[str] = Field(
         default_factory=list,
         description="beginnings of the URLs that clients may name instead of sending the medium, as https://media.example.org/",

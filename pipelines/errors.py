@@ -11,6 +11,8 @@ DrayError
 ├── RowError              one row fails; the job goes on
 ├── RequestError          a service cannot answer a request as it is
 └── BusyError             a service has as many requests as it can take
+
+LimitError (a ValueError) is what decoding raises for media that are too long or too large; it becomes a RowError.
 """
 
 from __future__ import annotations
@@ -70,6 +72,10 @@ class RowError(DrayError):
     def __reduce__(self) -> tuple[type[RowError], tuple[str, str, str, int]]:
         """Pickles with all its arguments."""
         return type(self), (self.stage, self.kind, str(self), self.attempts)
+
+
+class LimitError(ValueError):
+    """A medium is longer or larger than its source allows."""
 
 
 class BusyError(DrayError):

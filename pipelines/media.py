@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.cells import Source, opened
 from pipelines.chunking import Samples
-from pipelines.errors import first_line
+from pipelines.errors import LimitError, first_line
 
 if TYPE_CHECKING:
     import soundfile
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 BLOCK_SECONDS = 10  # decoded at a time
 BLOCK_SAMPLES = 1 << 22  # and at most so many, all channels together, 16 MiB
 MAX_RATE = 10_000_000  # Hz
+UNKNOWN = 1 << 62  # frames, which libsndfile says of streams that do not say how long they are
 BYTES_PER_PIXEL = 4  # of Pillow's RGB in memory
 MAX_ASPECT = 1000  # image processors that fix the shorter side make the longer one as many times as long
 
@@ -35,9 +36,18 @@ def audio(cell: object, source: Source) -> Iterator[Samples]:
 
     Raises:
         ValueError: the cell holds no audio, or audio that cannot be decoded.
+        LimitError: there is more of it than the source's `max_seconds`.
         OSError: there is no such file.
         RowError: its URL cannot be fetched.
     """
+    samples = 0
+    for block in _audio(cell, source):
+        samples += len(block)
+        _refuse_longer(samples / source.rate, source)
+        yield block
+
+
+def _audio(cell: object, source: Source) -> Iterator[Samples]:
     rate = source.rate
     if isinstance(cell, Mapping) and cell.get("array") is not None:
         yield from resampled([_mono(_array(cell["array"]))], cell.get("sampling_rate"), rate)
@@ -49,7 +59,14 @@ def audio(cell: object, source: Source) -> Iterator[Samples]:
             yield from _containers_audio(file, rate)
         else:
             with sound:
+                if sound.frames < UNKNOWN:
+                    _refuse_longer(sound.frames / sound.samplerate, source)
                 yield from resampled(_blocks(sound), sound.samplerate, rate)
+
+
+def _refuse_longer(seconds: float, source: Source) -> None:
+    if seconds > source.max_seconds:
+        raise LimitError(f"the recording is longer than {source.max_seconds:g} s")
 
 
 def whole(cell: object, source: Source) -> Samples:
@@ -171,6 +188,7 @@ def image(cell: object, source: Source) -> Image.Image:
 
     Raises:
         ValueError: the cell holds no image that Pillow can read, or one beyond the source's `max_bytes`.
+        LimitError: it is one beyond the source's `max_pixels`.
         OSError: there is no such file.
         RowError: its URL cannot be fetched.
     """
@@ -188,8 +206,8 @@ def image(cell: object, source: Source) -> Image.Image:
         content = io.BytesIO(file.read())  # Pillow asks of files what Arrow's buffers cannot do
     try:
         picture = Image.open(content)
-        too_large = _too_large(picture, source)
-        if not too_large:
+        too_large, pixels = _too_large(picture, source), picture.width * picture.height
+        if not (too_large or pixels > source.max_pixels):
             picture.load()
     except UnidentifiedImageError:
         raise ValueError("not an image that Pillow can read") from None
@@ -197,6 +215,8 @@ def image(cell: object, source: Source) -> Image.Image:
         raise ValueError(f"the image is damaged or too large: {first_line(error)}") from None
     if too_large:
         raise ValueError(too_large)
+    if pixels > source.max_pixels:
+        raise LimitError(f"the image has {picture.width} x {picture.height} pixels, more than {source.max_pixels:,} in all")
     return picture
 
 

@@ -56,12 +56,14 @@ class Ran:
 
     Attributes:
         parts: in it.
+        room: for so many.
         elements, padded_elements: without and with padding.
         waited_s: how long each part waited.
         forward_s: how long the model took.
     """
 
     parts: int
+    room: int
     elements: int
     padded_elements: int
     waited_s: Sequence[float]
@@ -210,7 +212,9 @@ class Batcher:
             return
         spaces = [each.part.space for each in batch]
         waited, seconds = [began - each.since for each in batch], time.perf_counter() - started
-        self._heard(Ran(len(batch), sum(each.part.cost for each in batch), len(batch) * max(spaces), waited, seconds))
+        room = 1 if batch[0].part.group is Sharing.ALONE else max(len(batch), self._limits.room(max(spaces)))
+        elements = sum(each.part.cost for each in batch)
+        self._heard(Ran(len(batch), room, elements, len(batch) * max(spaces), waited, seconds))
         for each, (output, meter) in zip(batch, results, strict=True):
             each.request.meter.add(meter)
             if isinstance(output, RowError):

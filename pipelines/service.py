@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from pipelines.config import JobConfig
 from pipelines.engine import Outcome
-from pipelines.models.loading import load_phases
+from pipelines.errors import RequestError
+from pipelines.models.loading import load_phases, model_identity
 from pipelines.online import Batcher, Ran
 from pipelines.phases import Item
+from pipelines.tuned import Tuner
 from pipelines.watch import Watch
+
+MOST_CHOICES = 16  # answers to one request, or beams that are followed
 
 
 class Service:
@@ -33,7 +38,10 @@ class Service:
             torch.set_num_threads(threads)
         self.phases = load_phases(config, weights=True, device="cuda" if torch.cuda.is_available() else "cpu")
         self.config, self.task = config, self.phases.task
-        limits, watch = self.phases.limits(config.engine.batch), Watch(config.errors.timeout_s)
+        most = config.serve
+        self.phases.source = replace(self.phases.source, max_seconds=most.max_seconds, max_pixels=most.max_pixels)
+        limits = Tuner(self.phases, config.engine.batch, model_identity(config, self.phases), seconds=0).limits
+        watch = Watch(config.errors.timeout_s)
         self._batcher = Batcher(self.phases, limits, watch, config.serve.max_requests, heard=heard)
 
     @property
@@ -46,9 +54,25 @@ class Service:
 
         Raises:
             RowError: the item is at fault.
+            RequestError: it asks for more than is allowed.
             BusyError: too many are under way, or the service is closing.
         """
+        self._refuse_much(item.options)
         return await asyncio.wrap_future(self._batcher.submit(item))
+
+    def _refuse_much(self, options: Mapping[str, object]) -> None:
+        """Raises RequestError where the model would work on one request for very long."""
+        tokens = self.config.serve.max_new_tokens
+        limits = {
+            "max_new_tokens": tokens,
+            "max_length": tokens,
+            "num_return_sequences": MOST_CHOICES,
+            "num_beams": MOST_CHOICES,
+        }
+        nested = options.get("generate_kwargs")
+        for name, value in {**options, **(nested if isinstance(nested, Mapping) else {})}.items():
+            if name in limits and isinstance(value, (int, float)) and value > limits[name]:
+                raise RequestError(f"{name}: at most {limits[name]} here")
 
     def check(self) -> None:
         """Raises RuntimeError where the service can answer no more."""

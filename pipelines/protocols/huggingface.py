@@ -22,6 +22,15 @@ JSON, FLAC = "application/json", "audio/flac"
 RENAMED = {"generation_parameters": "generate_kwargs", "function": "function_to_apply"}
 AT_ROOT = ("normalize", "truncate", "truncation_direction", "prompt_name", "dimensions", "encoding_format")  # of embeddings
 OWN = ("details", "stream", "decoder_input_details", "model", "word_boxes")  # parameters that are not the pipeline's
+SCHEMA: Mapping[str, Any] = {  # of a request, for OpenAPI
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "inputs": {"description": "a text, a medium in base64, an object of the pipeline's arguments, or a list of several"},
+        "parameters": {"type": "object", "description": "call arguments of the pipeline"},
+        "stream": {"type": "boolean", "description": "generated text as it comes"},
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -75,9 +84,14 @@ async def asked(task: Task, body: bytes, content_type: str, admission: Admission
 def parsed(body: bytes) -> object:
     """The JSON of a body. Raises RequestError."""
     try:
-        return json.loads(body)
+        content: object = json.loads(body)
+        if b"\\u" in body:
+            json.dumps(content, ensure_ascii=False).encode()  # halves of characters are no text
+    except UnicodeEncodeError:
+        raise RequestError("the body holds \\ud800 to \\udfff alone, which is half of a character") from None
     except (ValueError, RecursionError):
         raise RequestError("the body is not JSON") from None
+    return content
 
 
 def answered(task: Task, request: Asked, predictions: list[Any]) -> tuple[bytes, str]:

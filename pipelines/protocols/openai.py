@@ -77,6 +77,7 @@ class Complete(_Generate):
 
     prompt: str | list[str]
     echo: bool = False
+    max_tokens: int | None = Field(16, ge=1)
 
 
 class Chat(_Generate):

@@ -55,6 +55,7 @@ def test_the_model_has_one_name(client):
     ("body", "status", "said"),
     [
         (b"{", 422, "the body is not JSON"), (b'{"inputs": 3}', 422, "expected a text"), (b"", 422, "not JSON"),
+        (b'{"inputs": "\\ud83d"}', 422, "half of a character"),
         (bytes(6000), 413, "larger than 5000 bytes"), (b'{"inputs": "a", "parameters": {"x": 1}}', 422, "takes no parameter x"),
     ],
 )  # fmt: skip
