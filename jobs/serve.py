@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 from collections.abc import Mapping
 
@@ -72,15 +73,17 @@ def app(arguments: Mapping[str, str]) -> Application:
 
 
 def run(config: JobConfig, address: str | None = None) -> None:
-    """Serves until it is interrupted, on a cluster as `dray run` finds it."""
+    """Serves until SIGINT or SIGTERM, and then finishes what is under way; on a cluster as `dray run` finds it."""
     from jobs.connect import connected
 
+    stop = threading.Event()
     with connected(address):
+        signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
         serve.start(http_options={"host": config.serve.host, "port": config.serve.port})
         serve.run(build(config), name="dray", route_prefix="/")
         print(f"serving {config.model or config.task} at http://{config.serve.host}:{config.serve.port}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
+            stop.wait()
         print("finishing what is under way", flush=True)
         serve.shutdown()
 

@@ -1,0 +1,146 @@
+"""The service while things go wrong: replicas die, more is asked than it can take, it is told to stop."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import builders
+import psutil
+import pytest
+import yaml
+from conftest import ROOT, free_port
+from serving import Served, ask_all
+
+SECONDS = 0.2  # that the model takes for a batch
+TEXTS = builders.texts(200, median=8)
+RAY = Path(sys.executable).parent
+
+
+@pytest.fixture
+def service(cluster, slow_model, tmp_path):
+    started = []
+
+    def start(**serve) -> Served:
+        engine = {"batch": 4}
+        started.append(
+            Served(
+                tmp_path, cluster, "text-classification", slow_model, engine=engine, serve=serve,
+                model_kwargs={"trust_remote_code": True},
+            )
+        )  # fmt: skip
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.stop()
+
+
+def replicas() -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if "ServeReplica:dray" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_replica_loses_nothing_that_can_be_asked_again(service, book):
+    served = service(min_replicas=2, max_replicas=2)
+    assert len(replicas()) == 2
+    victim = replicas()[0]
+    killer = threading.Timer(1.0, victim.kill)
+    killer.start()
+    answers = ask_all(served.url, TEXTS, at_once=32, tries=20)
+    assert not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE
+    assert {status for status, _, _ in answers} == {200}
+    deadline = time.monotonic() + 120
+    while len(replicas()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert len(replicas()) == 2
+    book("SIGKILL to a replica", "another took its place", f"{len(answers)} requests = {len(answers)} answers")
+
+
+@pytest.mark.slow
+def test_more_than_it_can_take_is_refused_and_it_stays_healthy(service, book):
+    served = service(max_requests=8)
+    answers = ask_all(served.url, TEXTS, at_once=100)
+    statuses = [status for status, _, _ in answers]
+    assert set(statuses) == {200, 503}
+    assert all("come again" in content["error"] for status, content, _ in answers if status == 503)
+    assert {status for status, _, _ in ask_all(served.url, TEXTS[:8], at_once=2)} == {200}
+    book("100 at once where 8 fit", "told to come again", f"{statuses.count(200)} answers + {statuses.count(503)} refused")
+
+
+@pytest.mark.slow
+def test_replicas_are_added_where_there_is_much_to_do(service, book):
+    served = service(min_replicas=1, max_replicas=2, max_requests=64)
+    assert len(replicas()) == 1
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            ask_all(served.url, TEXTS, at_once=64)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    deadline = time.monotonic() + 120
+    while len(replicas()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    stop.set()
+    asking.join()
+    assert len(replicas()) == 2
+    book("64 clients", "a second replica was started", "1 to 2 replicas")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_begun_is_finished(service, blow, book):
+    served = service()
+    answers: list = []
+    asking = threading.Thread(target=lambda: answers.extend(ask_all(served.url, TEXTS[:40], at_once=40)))
+    asking.start()
+    time.sleep(1.0)
+    assert "finishing what is under way" in served.stop(blow)
+    asking.join()
+    assert [status for status, _, _ in answers] == [200] * 40
+    book(f"{blow.name} to dray serve", "what was begun was finished", "40 requests = 40 answers")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["run", "deploy"])
+def test_serves_own_commands(cluster, models, tmp_path, how):
+    port = free_port()
+    raw = {"task": "text-classification", "model": models.text_classifier, "input": {"path": "-"}, "output": {"path": "-"}}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(raw))
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
+    if how == "run":
+        command = [RAY / "serve", "run", "jobs.serve:app", f"config={tmp_path}/job.yaml"]
+        url = "http://127.0.0.1:8000"
+    else:
+        deployed = yaml.safe_load((ROOT / "cluster/serve.yaml").read_text())
+        deployed["http_options"]["port"] = port
+        deployed["applications"][0]["args"]["config"] = str(tmp_path / "job.yaml")
+        (tmp_path / "deploy.yaml").write_text(yaml.safe_dump(deployed))
+        command = [RAY / "serve", "deploy", str(tmp_path / "deploy.yaml"), "--address", cluster.dashboard]
+        url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        list(map(str, command)), env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        (answer,) = ask_all(url, ["the people who made this"], tries=60)
+        assert answer[0] == 200, answer
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        subprocess.run(
+            [RAY / "serve", "shutdown", "--address", cluster.dashboard, "-y"], env=environment, check=True, capture_output=True
+        )
