@@ -20,6 +20,7 @@ PARTS = {
     "Going on with a job that is nearly done": ["restart.py"],
     "Many actors of a model that only sleeps": ["scaling.py", "scaling"],
     "Memory when the data grow": ["scaling.py", "memory"],
+    "The service, beside a plain server": ["load.py"],
 }
 
 
