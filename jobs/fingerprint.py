@@ -11,7 +11,7 @@ from jobs.commits import CHECKPOINT, DATA
 from jobs.inventory import INVENTORY
 from jobs.retry import RETRIED
 from jobs.sources import Columns
-from jobs.storage import PRECISION, REPORT, STATE, SUMMARY, Folder, reason
+from jobs.storage import BATCH_ERRORS, BATCH_OUTPUT, PRECISION, REPORT, STATE, SUMMARY, Folder, reason
 from pipelines.config import JobConfig
 from pipelines.errors import OutputError
 from pipelines.models.choosing import named_model
@@ -23,7 +23,7 @@ RESULTS = 2  # raised when rows get other keys or results than before
 # What --fresh deletes; the commits first: should it be interrupted, data without a commit do not count.
 OURS = (
     CHECKPOINT, RETRIED, INVENTORY, "data/status=ok", "data/status=failed", "subtitles", FINGERPRINT, CONFIG, PRECISION,
-    SUMMARY, REPORT,
+    SUMMARY, REPORT, BATCH_OUTPUT, BATCH_ERRORS,
 )  # fmt: skip
 SECRET = re.compile(
     r"(.*(access|api|auth|hf|session|security)_?)?token|.*(secret|password|credential).*|(.*_)?key", re.IGNORECASE

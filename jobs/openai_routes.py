@@ -133,11 +133,7 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
                 raise RequestError("n, prompt: one answer at a time is streamed")
             return await streamed(items[0], asked, limit)  # type: ignore[arg-type]
         found = await outcomes(request, service, items)
-        choices = [
-            (item.cells["text"] + text if asked.echo else text, answer)  # type: ignore[operator]
-            for item, outcome in zip(items, found, strict=True)
-            for text, answer in openai.whole(pipe, asked, outcome.prediction, limit)  # type: ignore[arg-type]
-        ]
+        choices = openai.completed(pipe, asked, items, [each.prediction for each in found], limit)  # type: ignore[arg-type]
         return JSONResponse(openai.completion_answer(name, choices, round(sum(each.meter.elements for each in found))))
 
 

@@ -61,9 +61,9 @@ def row_options(table: pa.Table, phases: Phases) -> list[Mapping[str, object]]:
 
 
 def _option_columns(table: pa.Table, phases: Phases) -> dict[str, pa.ChunkedArray]:
-    """Argument -> column, for those columns of arguments that are not part of the item."""
+    """Argument -> column, for those columns of arguments that are not part of the item, or are needed late as well."""
     names = [name.removeprefix(ARGUMENT) for name in table.column_names if name.startswith(ARGUMENT)]
-    return {name: table[ARGUMENT + name] for name in names if name not in phases.task.inputs}
+    return {name: table[ARGUMENT + name] for name in names if name not in phases.task.early}
 
 
 def _given(columns: Mapping[str, pa.ChunkedArray], row: int, read: Callable[[pa.Scalar], object]) -> dict[str, object]:
@@ -92,7 +92,7 @@ def carried(table: pa.Table, phases: Phases | None = None) -> pa.Table:
     """Key, id, source, position and kept columns; with `phases` also the call arguments that later phases need."""
     names = [name for name in table.column_names if name in (KEY, ID, SOURCE, POSITION) or name.startswith(KEEP)]
     if phases is not None:
-        inputs = [ARGUMENT + name for name in phases.task.inputs]
+        inputs = [ARGUMENT + name for name in phases.task.early]
         names += [name for name in table.column_names if name.startswith(ARGUMENT) and name not in inputs]
     return table.select(names)
 

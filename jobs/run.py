@@ -16,6 +16,7 @@ from ray.data import DataContext
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from jobs.batch_files import write_batch_files
 from jobs.checks import Job, check
 from jobs.commits import checkpoint_config, finished_keys
 from jobs.connect import connected
@@ -33,7 +34,7 @@ from jobs.retry import attempts, failed_rows
 from jobs.storage import REPORT, SUMMARY, reason
 from jobs.summary import summarize
 from jobs.write import Sink, Written
-from pipelines.config import JobConfig
+from pipelines.config import OPENAI, JobConfig
 from pipelines.errors import DrayError, JobError
 
 TRIES = 2  # at rows that are missing in the end, should an actor have died with them
@@ -114,6 +115,8 @@ def _conclude(job: Job, plan: Plan | None, written: Written, started: float) -> 
     """Writes the summary and the report; storage that fails now must not hide why the job has stopped."""
     summary = summarize(job, plan, written, started)
     try:
+        if job.config.input.format == OPENAI:
+            write_batch_files(job.output)
         job.output.write(SUMMARY, json.dumps(summary, indent=2))
         job.output.write(REPORT, render(summary, job.config))
     except Exception as error:  # clients of object stores raise their own

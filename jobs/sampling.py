@@ -17,6 +17,7 @@ from jobs.rows import ID, KEY, PREDICTION, SOURCE, items
 from jobs.write import as_json
 from jobs.written import Row, VerifiedJob, WriteTask, counted, few, key_of, read_rows
 from pipelines.agreement import alone, compare, device, tolerance_of
+from pipelines.config import OPENAI
 from pipelines.errors import RowError
 from pipelines.models.loading import load_phases
 
@@ -50,7 +51,10 @@ def sampled(
             if isinstance(item, RowError):
                 raise item
             again = alone(phases, item, job.schema, job.config.errors.timeout_s)
-            difference = compare(row[PREDICTION], _as_stored(job, again), limit)
+            stored, again = row[PREDICTION], _as_stored(job, again)
+            if job.config.input.format == OPENAI:  # bodies of answers, as JSON
+                stored, again = json.loads(stored), json.loads(again)
+            difference = compare(stored, again, limit)
         except RowError as error:
             wrong.append(f"{row[ID]} (now it fails: {error})")
             continue

@@ -162,7 +162,7 @@ def _columns(config: JobConfig, task: Task, sources: Sequence[Source]) -> Column
     for column in config.output.keep:
         if column in (ID, SOURCE, POSITION, PREDICTION, ERRORS, KEY):
             raise InputError(f"output.keep: {column} is a column of the output itself; rename it in the input")
-    return Columns(arguments, config.output.keep, config.input.id)
+    return Columns(arguments, config.output.keep, config.input.id or FORMATS[source.format].id)
 
 
 def _main_column(argument: str, source: Source) -> str:

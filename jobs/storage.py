@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
@@ -27,6 +27,7 @@ STATE = "_dray"  # folder beside the data: config, fingerprint, checkpoint, summ
 SUMMARY = f"{STATE}/summary.json"
 REPORT = f"{STATE}/report.html"
 PRECISION = f"{STATE}/precision.json"
+BATCH_OUTPUT, BATCH_ERRORS = "batch_output.jsonl", "batch_errors.jsonl"  # beside it, of OpenAI's Batch files
 
 T = TypeVar("T")
 
@@ -98,6 +99,20 @@ class Folder:
         temporary = f"{path}.{os.getpid()}.tmp"
         with open(temporary, "wb") as file:
             file.write(data)
+        os.replace(temporary, path)
+
+    @contextmanager
+    def stream(self, name: str) -> Iterator[IO[bytes]]:
+        """A file to be written piece by piece; it appears as a whole when the block ends, or not at all."""
+        path = posixpath.join(self.path, name)
+        if not self.is_local:
+            with self.fs.open(path, "wb") as file:
+                yield file
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temporary = f"{path}.{os.getpid()}.tmp"
+        with open(temporary, "wb") as file:
+            yield file
         os.replace(temporary, path)
 
     def create(self, name: str, content: str) -> bool:

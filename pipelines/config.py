@@ -22,6 +22,8 @@ from pydantic import (
 
 from pipelines.errors import ConfigError
 
+OPENAI = "openai"  # input.format of OpenAI's Batch files
+
 
 class Section(BaseModel):
     """A part of the config: immutable, and unknown keys are errors."""
@@ -33,17 +35,19 @@ class InputConfig(Section):
     """What is read."""
 
     path: str | tuple[str, ...] = Field(description="folder, glob or file, or a list of them; local or any fsspec URL")
-    format: Literal["parquet", "jsonl", "csv", "text", "files", "webdataset", "arrow"] | None = Field(
+    format: Literal["parquet", "jsonl", "csv", "text", "files", "webdataset", "arrow", "openai"] | None = Field(
         None,
         description="parquet, jsonl, csv, text (a row per line), files (a row per audio, image or video file), webdataset "
-        "(tars), arrow (Feather, or a folder saved by datasets); default: by the files' suffix",
+        "(tars), arrow (Feather, or a folder saved by datasets), openai (OpenAI's Batch files); default: by the files' suffix",
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
         description="pipeline argument -> column; default: the column named as the argument. "
         "Other call arguments may come from columns too",
     )
-    id: str | None = Field(None, description="column that names a row; default: source file and row position")
+    id: str | None = Field(
+        None, description="column that names a row; default: source file and row position, in Batch files custom_id"
+    )
     storage_options: dict[str, JsonValue] = Field(default_factory=dict, description="as fsspec takes them")
     changed: Literal["refuse", "redo"] = Field(
         "refuse",

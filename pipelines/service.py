@@ -34,6 +34,7 @@ class Service:
         """
         import torch
 
+        config = config.model_copy(update={"input": config.input.model_copy(update={"format": None})})
         if threads:
             torch.set_num_threads(threads)
         self.phases = load_phases(config, weights=True, device="cuda" if torch.cuda.is_available() else "cpu")

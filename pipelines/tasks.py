@@ -48,6 +48,7 @@ class Task:
         present: what becomes of the pipeline's prediction on its way to the schema.
         needs: packages that dray itself does without.
         continuous: whether transformers' continuous batching does the task.
+        late: arguments that postprocessing is given as well, among the options.
         hints: text in an error of preprocessing -> what the user can do about it.
     """
 
@@ -66,12 +67,18 @@ class Task:
     present: Callable[[Any], object] = lambda prediction: prediction
     needs: tuple[str, ...] = ()
     continuous: bool = False
+    late: tuple[str, ...] = ()
     hints: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The names of its arguments, the main one first."""
         return tuple(self.arguments)
+
+    @property
+    def early(self) -> tuple[str, ...]:
+        """Those of its arguments that only preprocessing is given."""
+        return tuple(name for name in self.arguments if name not in self.late)
 
 
 def _type(kind: pa.DataType) -> Callable[[Shape], pa.DataType]:

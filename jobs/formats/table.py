@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from jobs.formats import arrow_files, lines, media_files, tabular, tars
+from jobs.formats import arrow_files, lines, media_files, requests, tabular, tars
 from jobs.formats.streams import COMPRESSIONS
 from jobs.keys import first_key
 
@@ -97,6 +97,7 @@ class Format:
         compressed: whether a compression's suffix may follow its own.
         may_be_empty: whether a file of no bytes, decompressed, is a whole file without rows.
         is_row: whether a file is one row; such files are not opened before the model side opens them.
+        id: the column that names its rows, where none is chosen.
         meant: (pipeline argument, columns of a file) -> columns that may be meant where none is called like the argument.
     """
 
@@ -108,6 +109,7 @@ class Format:
     compressed: bool = False
     may_be_empty: bool = False
     is_row: bool = False
+    id: str | None = None
     meant: Callable[[str, Sequence[str]], list[str]] = lambda argument, columns: []
 
 
@@ -154,6 +156,16 @@ FORMATS = {
             tars.batches,
             compressed=True,
             meant=tars.columns_of_kind,
+        ),
+        Format(
+            "openai",
+            "requests",
+            frozenset(),
+            requests.inspect,
+            requests.batches,
+            compressed=True,
+            may_be_empty=True,
+            id=requests.CUSTOM_ID,
         ),
         Format("arrow", "tables", frozenset({".arrow", ".feather"}), arrow_files.inspect, arrow_files.batches),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import tasks
 from pipelines.compiled import compile_model
-from pipelines.config import JobConfig
+from pipelines.config import OPENAI, JobConfig
 from pipelines.errors import ConfigError, ModelError
 from pipelines.models import choosing
 from pipelines.models.model import explained, load_config, with_weights, without_weights
@@ -52,6 +52,10 @@ def load_phases(config: JobConfig, weights: bool, device: str = "cpu") -> Phases
         raise explained(error, source, kwargs, f" for {task.name}") from error
     if weights and config.engine.compile:
         compile_model(pipe)
+    if config.input.format == OPENAI:
+        from pipelines.protocols.batch import Requests
+
+        return Requests(pipe, config, task)
     return Phases(pipe, config, task)
 
 
@@ -59,9 +63,18 @@ def resolve_task(config: JobConfig) -> Task:
     """The config's task; or what the model's card, the hub or else the model's architecture says.
 
     Raises:
-        ConfigError: no such task, or none can be inferred.
+        ConfigError: no such task, or none can be inferred; or none that the input's format goes with.
         ModelError: the model whose task is to be inferred cannot be loaded.
     """
+    task = _resolved(config)
+    if config.input.format != OPENAI:
+        return task
+    from pipelines.protocols.batch import task_of
+
+    return task_of(task)
+
+
+def _resolved(config: JobConfig) -> Task:
     if config.task is not None:
         return tasks.find_task(config.task)
     kwargs = sort_kwargs(config)

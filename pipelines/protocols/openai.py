@@ -19,7 +19,7 @@ from pipelines import subtitles
 from pipelines.admission import Admission
 from pipelines.errors import RequestError
 from pipelines.phases import Item
-from pipelines.protocols.huggingface import message
+from pipelines.protocols.huggingface import message, parsed
 
 if TYPE_CHECKING:
     from transformers import Pipeline
@@ -92,15 +92,25 @@ class Chat(_Generate):
 R = TypeVar("R", bound=_Request)
 
 
-def read(kind: type[R], sent: object, name: str) -> R:
-    """A request of that kind for the model of that name. Raises RequestError."""
+def line(text: str) -> dict[str, Any]:
+    """A line of a Batch file. Raises RequestError."""
+    sent = parsed(text.encode())
+    if not isinstance(sent, dict) or not isinstance(sent.get("body"), dict) or not isinstance(sent.get("url"), str):
+        raise RequestError('expected {"custom_id": ..., "method": "POST", "url": "/v1/...", "body": {...}}')
+    if sent.get("method", "POST") != "POST":
+        raise RequestError("method: expected POST")
+    return sent
+
+
+def read(kind: type[R], sent: object, name: str | None = None) -> R:
+    """A request of that kind for the model of that name; None: whichever it asks for. Raises RequestError."""
     try:
         request = kind.model_validate(sent)
     except ValidationError as error:
         detail = error.errors()[0]
         where = ".".join(str(part) for part in detail["loc"])
         raise RequestError(f"{where}: {detail['msg']}" if where else "the body must be an object") from None
-    if request.model not in (name, *ANY_MODEL):
+    if name is not None and request.model not in (name, *ANY_MODEL):
         raise RequestError(f"no such model here: {request.model[:200]}; there is {name}", 404)
     return request
 
@@ -109,7 +119,7 @@ def read(kind: type[R], sent: object, name: str) -> R:
 
 
 def transcriptions(
-    pipe: Pipeline, asked: Transcribe, audio: bytes, translate: bool, settings: Mapping[str, Any]
+    pipe: Pipeline, asked: Transcribe, audio: object, translate: bool, settings: Mapping[str, Any]
 ) -> dict[str, Item]:
     """Granularity of timestamps, or "" -> the item that gives it. `settings`: of the config, for generation.
 
@@ -294,6 +304,17 @@ def whole(
         answer = Answer(asked.stops, limit, pipe)
         found.append((answer.add(str(record["generated_text"]), is_last=True), answer))
     return found
+
+
+def completed(
+    pipe: Pipeline, asked: Complete, items: Sequence[Item], predictions: Sequence[Any], limit: int | None
+) -> list[tuple[str, Answer]]:
+    """(text, answer) of each choice of all prompts, in order."""
+    return [
+        (f"{item.cells['text']}{text}" if asked.echo else text, answer)
+        for item, prediction in zip(items, predictions, strict=True)
+        for text, answer in whole(pipe, asked, prediction, limit)
+    ]
 
 
 def chat_answer(name: str, choices: Sequence[tuple[str, Answer]], prompt_tokens: int) -> dict[str, Any]:
