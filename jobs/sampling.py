@@ -51,10 +51,10 @@ def sampled(
             if isinstance(item, RowError):
                 raise item
             again = alone(phases, item, job.schema, job.config.errors.timeout_s)
-            stored, again = row[PREDICTION], _as_stored(job, again)
+            pair = [row[PREDICTION], _as_stored(job, again)]
             if job.config.input.format == OPENAI:  # bodies of answers, as JSON
-                stored, again = json.loads(stored), json.loads(again)
-            difference = compare(stored, again, limit)
+                pair = [json.loads(str(body)) for body in pair]
+            difference = compare(*pair, limit)
         except RowError as error:
             wrong.append(f"{row[ID]} (now it fails: {error})")
             continue

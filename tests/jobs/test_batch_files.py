@@ -16,6 +16,7 @@ from openai.types.chat import ChatCompletion
 
 from jobs.api import make_app
 from jobs.run import run
+from jobs.verify import verify
 from pipelines.batching import Limits
 from pipelines.config import parse_config
 from pipelines.engine import predict
@@ -85,6 +86,7 @@ def test_embeddings_and_what_is_wrong(ray_session, models, tmp_path):
     assert [len(each["embedding"]) for each in got["data"]] == [32, 32]
     assert not differences(got["data"], expected["data"], 1e-4)
     assert got["usage"] == expected["usage"]
+    assert verify(config, sample=2).problems == []
 
 
 def test_chats_and_completions(ray_session, tmp_path):

@@ -23,7 +23,7 @@ from jobs.rows import ARGUMENT, ID, KEEP, KEY, SOURCE
 from jobs.sources import Input, open_input
 from pipelines.config import InputConfig, parse_config
 from pipelines.errors import InputError
-from pipelines.tasks import find_task
+from pipelines.models.loading import resolve_task
 
 NONE = KeySet()
 TEXT, SPEECH, IMAGE = "text-classification", "automatic-speech-recognition", "image-classification"
@@ -33,7 +33,8 @@ CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 def opened(path: object, task: str = TEXT, keep: tuple[str, ...] = (), **given: object) -> Input:
     where = [str(one) for one in path] if isinstance(path, list) else str(path)
     raw = {"model": "m", "input": {"path": where, **given}, "output": {"path": "out", "keep": list(keep)}}
-    return open_input(parse_config(raw), find_task(task))
+    config = parse_config({"task": task, **raw})
+    return open_input(config, resolve_task(config))
 
 
 def rows(data: Input, tasks: int = 1, finished: KeySet = NONE) -> list[dict]:
@@ -495,19 +496,26 @@ def write_two(folder: Path, kind: str, name: str) -> None:
     elif kind == "parquet":
         pq.write_table(table, folder / f"{name}.parquet", row_group_size=1)
     else:
-        content = {"text": "x\ny\n", "csv": "text\nx\ny\n", "jsonl": '{"text": "x"}\n{"text": "y"}\n'}[kind]
-        (folder / f"{name}.{kind.replace('text', 'txt')}").write_text(content)
+        lines = [json.dumps({"custom_id": f"x/{name}{number}"}) for number in (1, 2)]
+        content = {
+            "openai": "".join(line + "\n" for line in lines),
+            "text": "x\ny\n",
+            "csv": "text\nx\ny\n",
+            "jsonl": '{"text": "x"}\n{"text": "y"}\n',
+        }[kind]
+        (folder / f"{name}.{kind.replace('text', 'txt').replace('openai', 'jsonl')}").write_text(content)
 
 
 @pytest.mark.parametrize("kind", list(FORMATS))
 def test_ids_and_keys_stay_when_files_are_added_and_finished_rows_drop_out(tmp_path, kind):
-    folder, task = tmp_path / "in", SPEECH if kind == "files" else TEXT
+    folder, task = tmp_path / "in", {"files": SPEECH, "openai": "text-generation"}.get(kind, TEXT)
+    given = {"format": kind} if kind == "openai" else {}
     write_two(folder, kind, "m")
-    before = rows(opened(folder, task))
+    before = rows(opened(folder, task, **given))
     assert len({row[KEY] for row in before}) == len({row[ID] for row in before}) == 2
     write_two(folder, kind, "a")
     write_two(folder, kind, "z")
-    data = opened(folder, task)
+    data = opened(folder, task, **given)
     after = {row[ID]: row[KEY] for row in rows(data, tasks=3)}
     assert len(after) == 6
     assert {row[ID]: row[KEY] for row in before}.items() <= after.items()
