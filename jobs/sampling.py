@@ -51,10 +51,7 @@ def sampled(
             if isinstance(item, RowError):
                 raise item
             again = alone(phases, item, job.schema, job.config.errors.timeout_s)
-            pair = [row[PREDICTION], _as_stored(job, again)]
-            if job.config.input.format == OPENAI:  # bodies of answers, as JSON
-                pair = [json.loads(str(body)) for body in pair]
-            difference = compare(*pair, limit)
+            difference = compare(_opened(job, row[PREDICTION]), _opened(job, _as_stored(job, again)), limit)
         except RowError as error:
             wrong.append(f"{row[ID]} (now it fails: {error})")
             continue
@@ -64,6 +61,11 @@ def sampled(
     line = f"{counted(len(found), 'row')} done again, one by one; largest difference {largest:.2g}, tolerance {limit:g}{missed}"
     differ = f"{len(wrong)} of {counted(len(found), 'sampled row')} differ from what is stored: {few(wrong)}"
     return line, [differ] if wrong else []
+
+
+def _opened(job: VerifiedJob, prediction: object) -> object:
+    """The prediction; on Batch files that is the body of an answer, as JSON."""
+    return json.loads(str(prediction)) if job.config.input.format == OPENAI else prediction
 
 
 def _drawn(job: VerifiedJob, done: Sequence[WriteTask], count: int, seed: int) -> tuple[list[tuple[Row, pa.Table]], int]:
