@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from jobs import openai_routes
+from jobs import openai_routes, ui
 from jobs.gate import Gate, Told
 from jobs.replies import Gone, Telling, body_of, event, outcomes, taking
 from pipelines.admission import Admission
@@ -68,6 +68,7 @@ def make_app(
         return await infer(request)
 
     openai_routes.add(app, service, admission, name)
+    ui.add(app, service, name, keys)
     return app
 
 

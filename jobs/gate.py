@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OPEN = ("/healthz",)  # without a key
+OPEN = ("/healthz", "/ui")  # without a key; the page at /ui asks for one itself
 LONGEST_ID = 64  # characters of a request's name that clients may choose
 
 Told = Callable[[str, int, float], None]
@@ -43,7 +43,7 @@ class Gate:
             await send(message)
 
         try:
-            if scope["path"] in OPEN or self._is_admitted(headers):
+            if scope["path"].startswith(OPEN) or self._is_admitted(headers):
                 await self._app(scope, receive, named)
             else:
                 await _refuse(named)

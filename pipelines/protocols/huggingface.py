@@ -103,7 +103,12 @@ def answered(task: Task, request: Asked, predictions: list[Any]) -> tuple[bytes,
     if task.name == "text-classification" and not request.is_list:
         shaped = [shaped]  # a list for each of the texts, also where there is one
     content = shaped if request.is_list else shaped[0]
-    return json.dumps(content, default=_plain, allow_nan=False).encode(), JSON
+    return plain_json(content), JSON
+
+
+def plain_json(content: object) -> bytes:
+    """As JSON: media in base64, arrays as lists."""
+    return json.dumps(content, default=_plain, allow_nan=False).encode()
 
 
 def told(piece: str, whole: str | None) -> dict[str, Any]:
