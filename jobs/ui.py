@@ -5,7 +5,11 @@ from __future__ import annotations
 import hmac
 import io
 import json
+import os
+import shutil
 import tempfile
+import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +39,10 @@ LABELS = "candidate_labels"
 MEDIA_FIELDS: Mapping[object, str] = {
     cells.recording: "audio", cells.samples: "audio", cells.image: "image", cells.images: "image", cells.video: "video"
 }  # fmt: skip
+KINDS = "srt", "vtt"  # of subtitles
 SHOWN = 10  # labels at most
+CACHED_S = 3600  # for which Gradio keeps what was sent and shown
+KEPT_S = 600.0  # for which a file that was made for the page is kept
 
 Values = Mapping[str, Any]  # argument -> what the page's field holds
 
@@ -91,7 +98,7 @@ def make_page(service: Service, name: str) -> Any:  # noqa: ANN401  # gradio.Blo
         shown = view.show(prediction, values)
         return shown if len(view.components) > 1 else shown[0]  # type: ignore[return-value]
 
-    with gr.Blocks(title=f"dray: {name}", analytics_enabled=False) as page:
+    with gr.Blocks(title=f"dray: {name}", analytics_enabled=False, delete_cache=(CACHED_S, CACHED_S)) as page:
         gr.Markdown(f"# {service.task.name}\n{name}, served by dray. Programs ask at `/`, see [the interface](/docs).")
         with gr.Row():
             with gr.Column():
@@ -165,7 +172,7 @@ def view_of(service: Service) -> View:
             gr.Textbox(label="Text", lines=4, render=False, elem_id="text"),
             gr.Audio(label="With subtitles", interactive=False, render=False, elem_id="player"),
             gr.Dataframe(headers=["from", "to", "text"], label="Timestamps", render=False, elem_id="times"),
-            *(gr.DownloadButton(f"Subtitles, {kind}", render=False, elem_id=kind) for kind in ("srt", "vtt")),
+            gr.File(label="Subtitles", file_count="multiple", render=False, elem_id="subtitles"),
         ]
         return View(components, _speech)
     if task in SCORED:
@@ -182,7 +189,7 @@ def view_of(service: Service) -> View:
         return View([gr.Textbox(label="Text", lines=8, render=False, elem_id="text")], lambda found, values: [_written(found)])
     if task == SOUND:
         return View(
-            [gr.Audio(label="Sound", render=False, elem_id="player")], lambda found, values: [_file(found["audio"], "flac")]
+            [gr.Audio(label="Sound", render=False, elem_id="player")], lambda found, values: [_file(found["audio"], "sound.flac")]
         )
     if task == "depth-estimation":
         return View([gr.Image(label="Depth", render=False, elem_id="found")], lambda found, values: [_picture(found["depth"])])
@@ -205,13 +212,14 @@ def _speech(prediction: Any, values: Values) -> Sequence[object]:  # noqa: ANN40
     chunks = prediction.get("chunks") or ()
     cues = subtitles.cues(chunks)
     table = [[round(cue.start, 2), round(cue.stop, 2), cue.text] for cue in cues]
-    files = [_file(subtitles.render(chunks, kind).encode(), kind) for kind in ("srt", "vtt")] if cues else [None, None]
-    return [prediction["text"].strip(), _player(values["audio"], files[1]), table, *files]
+    files = [_file(subtitles.render(chunks, kind).encode(), f"{Path(values['audio']).stem}.{kind}") for kind in KINDS if cues]
+    return [prediction["text"].strip(), _player(values["audio"], files), table, files]
 
 
-def _player(audio: str, captions: str | None) -> object:
+def _player(audio: str, files: Sequence[str]) -> object:
     import gradio as gr
 
+    captions = next((file for file in files if file.endswith("vtt")), None)
     return gr.Audio(audio, subtitles=captions) if captions else audio
 
 
@@ -244,8 +252,13 @@ def _picture(value: Any) -> Image.Image:  # noqa: ANN401  # a picture, or encode
     return Image.open(io.BytesIO(value)) if isinstance(value, (bytes, bytearray)) else value
 
 
-def _file(content: bytes, kind: str) -> str:
-    """A file that Gradio may hand out."""
-    with tempfile.NamedTemporaryFile(prefix="dray-", suffix=f".{kind}", delete=False) as file:
-        file.write(content)
-    return file.name
+def _file(content: bytes, name: str) -> str:
+    """A file that Gradio may hand out: it takes a copy at once. Those of some time ago are deleted."""
+    folder = Path(tempfile.gettempdir()) / f"dray-ui-{os.getpid()}"
+    for old in folder.glob("*"):
+        if time.time() - old.stat().st_mtime > KEPT_S:
+            shutil.rmtree(old, ignore_errors=True)
+    path = folder / uuid.uuid4().hex / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    return str(path)

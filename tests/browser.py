@@ -70,7 +70,7 @@ class Page:
 
 def visit(url: str, do: Callable[[Page], Awaitable[None]]) -> None:
     """Opens a page, and does with it what there is to be done."""
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [
                 CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run",

@@ -66,7 +66,7 @@ def test_speech_with_a_player_and_subtitles(serve, models, tmp_path):
         await page.run("document.querySelector('#run').click()")
         await page.until("document.querySelector('#text textarea')?.value.length > 0")
         await page.until("document.querySelector('#times')?.innerText.match(/[0-9][.][0-9]/)")
-        found = await page.until("[...document.querySelectorAll('#srt a, #vtt a, a#srt, a#vtt')].map(a => a.href).join(' ')")
+        found = await page.until("[...document.querySelectorAll('#subtitles a')].map(link => link.href).join(' ')")
         links.extend(str(found).split())
         await page.screenshot(tmp_path / "speech.png")
         contents = [urllib.request.urlopen(link).read().decode() for link in links]
@@ -85,7 +85,8 @@ def test_boxes_drawn_on_the_picture(serve, tmp_path):
         await page.drop("input[type=file]", tmp_path / "picture.png")
         await page.until("document.querySelector('img')")
         await page.run("document.querySelector('#run').click()")
-        await page.until("document.querySelectorAll('#found img').length > 1")
+        drawn = "(pictures => pictures.length > 1 && pictures.every(each => each.naturalWidth > 0))"
+        await page.until(f"{drawn}([...document.querySelectorAll('#found img')])")
         await page.screenshot(tmp_path / "boxes.png")
 
     browser.visit(serve("object-detection", tiny_vision.detr(tmp_path / "detr"), threshold=0.0), look)
