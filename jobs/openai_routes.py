@@ -15,7 +15,7 @@ from jobs.replies import Telling, body_of, event, outcomes, taking
 from pipelines.admission import Admission
 from pipelines.errors import RequestError
 from pipelines.phases import Item
-from pipelines.protocols import openai
+from pipelines.protocols import openai, openai_speech, openai_text, openai_vectors
 from pipelines.protocols.huggingface import parsed
 from pipelines.service import Service
 
@@ -45,9 +45,9 @@ def add(app: FastAPI, service: Service, admission: Admission, name: str) -> None
         async def embeddings(request: Request) -> Response:
             """A vector for each text."""
             asked = openai.read(openai.Embed, parsed(await body_of(request, admission.max_bytes)), name)
-            found = await outcomes(request, service, openai.embedding_items(pipe, asked))
+            found = await outcomes(request, service, openai_vectors.embedding_items(pipe, asked))
             tokens = round(sum(outcome.meter.elements for outcome in found))
-            return JSONResponse(openai.embeddings(asked, name, [outcome.prediction for outcome in found], tokens))
+            return JSONResponse(openai_vectors.embeddings(asked, name, [outcome.prediction for outcome in found], tokens))
 
     elif service.task.name in TEXT:
         _add_text(app, service, admission, name)
@@ -62,10 +62,10 @@ def _add_speech(app: FastAPI, service: Service, admission: Admission, name: str)
         sent, audio = await _form(request, admission.max_bytes)
         asked = openai.read(openai.Transcribe, sent, name)
         settings: Any = service.config.parameters.get("generate_kwargs") or {}
-        items = openai.transcriptions(service.phases.pipe, asked, audio, translate, settings)
+        items = openai_speech.transcriptions(service.phases.pipe, asked, audio, translate, settings)
         found = await outcomes(request, service, list(items.values()))
         predictions = {kind: outcome.prediction for kind, outcome in zip(items, found, strict=True)}
-        content = openai.transcript(asked, predictions, found[0].meter.audio_seconds, translate)  # type: ignore[arg-type]
+        content = openai_speech.transcript(asked, predictions, found[0].meter.audio_seconds, translate)  # type: ignore[arg-type]
         return PlainTextResponse(content) if isinstance(content, str) else JSONResponse(content)
 
     @app.post("/v1/audio/transcriptions", openapi_extra=taking(FORM, "multipart/form-data"))
@@ -83,9 +83,9 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
     pipe = service.phases.pipe
 
     async def streamed(item: Item, asked: openai.Chat | openai.Complete, limit: int | None) -> Response:
-        telling, answer = Telling(service, item), openai.Answer(asked.stops, limit, pipe)
+        telling, answer = Telling(service, item), openai_text.Answer(asked.stops, limit, pipe)
         await telling.begun()
-        pieces = openai.Pieces(name, is_chat=isinstance(asked, openai.Chat))
+        pieces = openai_text.Pieces(name, is_chat=isinstance(asked, openai.Chat))
         with_usage = bool((asked.stream_options or {}).get("include_usage"))
 
         async def events() -> AsyncIterator[bytes]:
@@ -112,29 +112,29 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
     async def chat(request: Request) -> Response:
         """The next message of a conversation."""
         asked = openai.read(openai.Chat, parsed(await body_of(request, admission.max_bytes)), name)
-        item = await openai.chat_item(asked, admission)
+        item = await openai_text.chat_item(asked, admission)
         limit = item.options.get("max_new_tokens")
         if asked.stream:
             if asked.n > 1:
                 raise RequestError("n: one answer at a time is streamed")
             return await streamed(item, asked, limit)  # type: ignore[arg-type]
         (found,) = await outcomes(request, service, [item])
-        choices = openai.whole(pipe, asked, found.prediction, limit)  # type: ignore[arg-type]
-        return JSONResponse(openai.chat_answer(name, choices, round(found.meter.elements)))
+        choices = openai_text.whole(pipe, asked, found.prediction, limit)  # type: ignore[arg-type]
+        return JSONResponse(openai_text.chat_answer(name, choices, round(found.meter.elements)))
 
     @app.post("/v1/completions", openapi_extra=taking(openai.Complete.model_json_schema()))
     async def completions(request: Request) -> Response:
         """How texts go on."""
         asked = openai.read(openai.Complete, parsed(await body_of(request, admission.max_bytes)), name)
-        items = openai.completion_items(asked)
+        items = openai_text.completion_items(asked)
         limit = items[0].options.get("max_new_tokens")
         if asked.stream:
             if asked.n > 1 or len(items) > 1:
                 raise RequestError("n, prompt: one answer at a time is streamed")
             return await streamed(items[0], asked, limit)  # type: ignore[arg-type]
         found = await outcomes(request, service, items)
-        choices = openai.completed(pipe, asked, items, [each.prediction for each in found], limit)  # type: ignore[arg-type]
-        return JSONResponse(openai.completion_answer(name, choices, round(sum(each.meter.elements for each in found))))
+        choices = openai_text.completed(pipe, asked, items, [each.prediction for each in found], limit)  # type: ignore[arg-type]
+        return JSONResponse(openai_text.completion_answer(name, choices, round(sum(each.meter.elements for each in found))))
 
 
 async def _form(request: Request, most: int) -> tuple[dict[str, Any], bytes]:

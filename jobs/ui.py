@@ -76,10 +76,10 @@ def add(app: FastAPI, service: Service, name: str, keys: Sequence[str]) -> None:
         matches = [hmac.compare_digest(password.encode(), key.encode()) for key in keys]  # all, for the same time
         return any(matches)
 
-    gradio.mount_gradio_app(
-        app, make_page(service, name), PATH, auth=is_known if keys else None, max_file_size=service.config.serve.max_bytes,
-        auth_message="Any name; the password is an API key." if keys else None,
-    )  # fmt: skip
+    lock = {"auth": is_known, "auth_message": "Any name; the password is an API key."} if keys else {}
+    most = service.config.serve.max_bytes
+    # Without root_path the files that it shows have addresses that lack the /ui.
+    gradio.mount_gradio_app(app, make_page(service, name), PATH, root_path=PATH, max_file_size=most, **lock)
 
 
 def make_page(service: Service, name: str) -> Any:  # noqa: ANN401  # gradio.Blocks
@@ -188,9 +188,8 @@ def view_of(service: Service) -> View:
     if task in WRITTEN:
         return View([gr.Textbox(label="Text", lines=8, render=False, elem_id="text")], lambda found, values: [_written(found)])
     if task == SOUND:
-        return View(
-            [gr.Audio(label="Sound", render=False, elem_id="player")], lambda found, values: [_file(found["audio"], "sound.flac")]
-        )
+        player = gr.Audio(label="Sound", render=False, elem_id="player")
+        return View([player], lambda found, values: [_file(found["audio"], "sound.flac")])
     if task == "depth-estimation":
         return View([gr.Image(label="Depth", render=False, elem_id="found")], lambda found, values: [_picture(found["depth"])])
     return View(

@@ -1,19 +1,26 @@
-"""A running `dray serve`, and clients that ask much of it."""
+"""A running service, with Ray and without, and clients that ask much of it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import aiohttp
+import uvicorn
 import yaml
 from conftest import ROOT, Cluster, free_port
+
+from jobs.api import make_app
+from pipelines.config import parse_config
+from pipelines.service import Service
 
 
 class Served:
@@ -48,6 +55,24 @@ class Served:
         assert self.process.returncode == 0, rest
         assert "Traceback" not in rest
         return rest
+
+
+@contextlib.contextmanager
+def listening(task: str, model: str, keys: Sequence[str] = (), **parameters: object) -> Iterator[str]:
+    """The URL of a service in this process, without Ray."""
+    raw = {"task": task, "model": model, "parameters": parameters, "input": {"path": "-"}, "output": {"path": "-"}}
+    config, port = parse_config(raw), free_port()
+    server = uvicorn.Server(uvicorn.Config(make_app(Service(config), config, "tiny", keys), port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.1)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 async def ask(session: aiohttp.ClientSession, url: str, text: str, tries: int = 1) -> tuple[int, object, float]:

@@ -16,7 +16,7 @@ from pipelines.batching import Output, Part
 from pipelines.config import JobConfig
 from pipelines.errors import ConfigError, RequestError
 from pipelines.phases import Item, Phases
-from pipelines.protocols import openai
+from pipelines.protocols import openai, openai_speech, openai_text, openai_vectors
 from pipelines.tasks import Task
 
 if TYPE_CHECKING:
@@ -102,19 +102,19 @@ class Requests(Phases):
         asked: Any
         if url == "/v1/embeddings":
             asked = openai.read(openai.Embed, body)
-            items = openai.embedding_items(self.pipe, asked)
+            items = openai_vectors.embedding_items(self.pipe, asked)
         elif url == "/v1/chat/completions":
             asked = openai.read(openai.Chat, body)
-            items = [asyncio.run(openai.chat_item(asked, _Trusting()))]
+            items = [asyncio.run(openai_text.chat_item(asked, _Trusting()))]
         elif url == "/v1/completions":
             asked = openai.read(openai.Complete, body)
-            items = openai.completion_items(asked)
+            items = openai_text.completion_items(asked)
         else:
             asked = openai.read(openai.Transcribe, body)
             if not isinstance(body.get("file"), str):
                 raise RequestError("file: the recording is missing; name it by its path or URL, or send it in base64")
             translate = url.endswith("translations")
-            found = openai.transcriptions(self.pipe, asked, body["file"], translate, self._settings)
+            found = openai_speech.transcriptions(self.pipe, asked, body["file"], translate, self._settings)
             kinds, items = list(found), list(found.values())
         if getattr(asked, "stream", False):
             raise RequestError("stream: the answers of a batch are not streamed")
@@ -123,18 +123,18 @@ class Requests(Phases):
     def _answer(self, call: _Call, predictions: Sequence[Any]) -> dict[str, Any]:
         asked, limit = call.asked, cast("int | None", call.items[0].options.get("max_new_tokens"))
         if call.url == "/v1/embeddings":
-            return openai.embeddings(asked, self._name, predictions, self._tokens(call.items))
+            return openai_vectors.embeddings(asked, self._name, predictions, self._tokens(call.items))
         if call.url == "/v1/chat/completions":
-            choices = openai.whole(self.pipe, asked, predictions[0], limit)
-            return openai.chat_answer(self._name, choices, self._tokens(call.items))
+            choices = openai_text.whole(self.pipe, asked, predictions[0], limit)
+            return openai_text.chat_answer(self._name, choices, self._tokens(call.items))
         if call.url == "/v1/completions":
-            texts = openai.completed(self.pipe, asked, call.items, predictions, limit)
-            return openai.completion_answer(self._name, texts, self._tokens(call.items))
+            texts = openai_text.completed(self.pipe, asked, call.items, predictions, limit)
+            return openai_text.completion_answer(self._name, texts, self._tokens(call.items))
         seconds = 0.0
         if asked.response_format == "verbose_json":
             seconds = sum(part.seconds for part in super().preprocess(call.items[0]))
         found = dict(zip(call.kinds, predictions, strict=True))
-        content = openai.transcript(asked, found, seconds, call.url.endswith("translations"))
+        content = openai_speech.transcript(asked, found, seconds, call.url.endswith("translations"))
         return {"text": content} if isinstance(content, str) else content
 
     def _tokens(self, items: Sequence[Item]) -> int:

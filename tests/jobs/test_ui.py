@@ -1,7 +1,5 @@
 """The page at /ui, used as people use it: in a browser."""
 
-import threading
-import time
 import urllib.request
 
 import browser
@@ -9,39 +7,13 @@ import builders
 import pytest
 import soundfile
 import tiny_vision
-import uvicorn
-from conftest import free_port
-
-from jobs.api import make_app
-from pipelines.config import parse_config
-from pipelines.service import Service
+from serving import listening
 
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="there is no Chromium here")
 pytest.importorskip("gradio")
 
 
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(task: str, model: str, keys: tuple[str, ...] = (), **parameters: object) -> str:
-        raw = {"task": task, "model": model, "parameters": parameters, "input": {"path": "-"}, "output": {"path": "-"}}
-        config, port = parse_config(raw), free_port()
-        server = uvicorn.Server(uvicorn.Config(make_app(Service(config), config, "tiny", keys), port=port, log_level="error"))
-        servers.append((server, threading.Thread(target=server.run)))
-        servers[-1][1].start()
-        deadline = time.monotonic() + 60
-        while not server.started and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return f"http://127.0.0.1:{port}/ui"
-
-    yield start
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join()
-
-
-def test_labels_with_bars(serve, models, tmp_path):
+def test_labels_with_bars(models, tmp_path):
     async def look(page: browser.Page) -> None:
         await page.until("document.querySelector('textarea')")
         await page.type("textarea", "the people who made this")
@@ -51,11 +23,12 @@ def test_labels_with_bars(serve, models, tmp_path):
         assert {"good", "bad", "ugly"} & set(text.split())
         await page.screenshot(tmp_path / "labels.png")
 
-    browser.visit(serve("text-classification", models.text_classifier, top_k=3), look)
+    with listening("text-classification", models.text_classifier, top_k=3) as url:
+        browser.visit(f"{url}/ui", look)
     assert (tmp_path / "labels.png").stat().st_size > 10_000
 
 
-def test_speech_with_a_player_and_subtitles(serve, models, tmp_path):
+def test_speech_with_a_player_and_subtitles(models, tmp_path):
     soundfile.write(tmp_path / "spoken.wav", builders.sound(3.0), builders.RATE)
     links: list[str] = []
 
@@ -73,11 +46,12 @@ def test_speech_with_a_player_and_subtitles(serve, models, tmp_path):
         assert any("-->" in content for content in contents)
         assert any(content.startswith("WEBVTT") for content in contents)
 
-    browser.visit(serve("automatic-speech-recognition", models.ctc, chunk_length_s=20), look)
+    with listening("automatic-speech-recognition", models.ctc, chunk_length_s=20) as url:
+        browser.visit(f"{url}/ui", look)
     assert (tmp_path / "speech.png").stat().st_size > 10_000
 
 
-def test_boxes_drawn_on_the_picture(serve, tmp_path):
+def test_boxes_drawn_on_the_picture(tmp_path):
     tiny_vision.picture(320, 240).save(tmp_path / "picture.png")
 
     async def look(page: browser.Page) -> None:
@@ -89,14 +63,16 @@ def test_boxes_drawn_on_the_picture(serve, tmp_path):
         await page.until(f"{drawn}([...document.querySelectorAll('#found img')])")
         await page.screenshot(tmp_path / "boxes.png")
 
-    browser.visit(serve("object-detection", tiny_vision.detr(tmp_path / "detr"), threshold=0.0), look)
+    with listening("object-detection", tiny_vision.detr(tmp_path / "detr"), threshold=0.0) as url:
+        browser.visit(f"{url}/ui", look)
     assert (tmp_path / "boxes.png").stat().st_size > 10_000
 
 
-def test_with_keys_the_page_asks_for_one(serve, models):
+def test_with_keys_the_page_asks_for_one(models):
     async def look(page: browser.Page) -> None:
         await page.until("document.querySelectorAll('input').length >= 2")
         assert "the password is an API key" in str(await page.run("document.body.innerText"))
         assert not await page.run("document.querySelector('#run')")
 
-    browser.visit(serve("text-classification", models.text_classifier, keys=("letmein",)), look)
+    with listening("text-classification", models.text_classifier, keys=("letmein",)) as url:
+        browser.visit(f"{url}/ui", look)

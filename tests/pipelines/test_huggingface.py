@@ -28,6 +28,7 @@ from pipelines.protocols import huggingface
 from pipelines.tasks import TASKS
 from pipelines.watch import Watch
 
+PEOPLE = {"name": ["people", "water"], "age": ["12", "7"]}
 LABELS = ["water", "time", "people"]
 
 
@@ -106,6 +107,10 @@ CALLS = [
         lambda p: p(
             tiny_text.page("time and water"), "who", word_boxes=[("time", [0, 0, 100, 100]), ("water", [200, 0, 300, 100])]
         ),
+    ),
+    (
+        "table-question-answering", "tapas", lambda c: c.table_question_answering(PEOPLE, "who", truncation=True),
+        lambda p: p(table=PEOPLE, query="who", truncation=True),
     ),
     ("text-generation", "chat_model", lambda c: c.text_generation("time and", max_new_tokens=6, do_sample=False),
      lambda p: p("time and", max_new_tokens=6, do_sample=False)[0]["generated_text"]),

@@ -1,0 +1,56 @@
+"""OpenAI's embeddings: requests as items, predictions as answers."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.errors import RequestError
+from pipelines.phases import Item
+from pipelines.protocols.openai import MOST_INPUTS, Embed
+
+if TYPE_CHECKING:
+    from transformers import Pipeline
+
+
+def embedding_items(pipe: Pipeline, asked: Embed) -> list[Item]:
+    """An item for each text. Raises RequestError."""
+    given: list[Any] = [asked.input] if isinstance(asked.input, str) else list(asked.input)
+    if given and isinstance(given[0], int):
+        given = [given]
+    if not 0 < len(given) <= MOST_INPUTS:
+        raise RequestError(f"input: expected 1 to {MOST_INPUTS} texts, got {len(given)}")
+    texts = [text if isinstance(text, str) else _decoded(pipe, text) for text in given]
+    return [Item({"text": text}) for text in texts]
+
+
+def _decoded(pipe: Pipeline, tokens: Sequence[int]) -> str:
+    if not all(0 <= token < len(pipe.tokenizer) for token in tokens):
+        raise RequestError("input: no such token; send the texts")
+    return str(pipe.tokenizer.decode(tokens))
+
+
+def embeddings(asked: Embed, name: str, predictions: Sequence[Any], tokens: int) -> dict[str, Any]:
+    """The answer. A prediction is a vector; where the model gives one for each token, their mean."""
+    data = []
+    for index, prediction in enumerate(predictions):
+        vector = np.asarray(prediction, np.float32)
+        vector = vector.reshape(-1, vector.shape[-1]).mean(0)
+        if asked.dimensions is not None:
+            vector = _shortened(vector, asked.dimensions)
+        kept: object = vector.tolist()
+        if asked.encoding_format == "base64":
+            kept = base64.b64encode(vector.astype("<f4").tobytes()).decode()
+        data.append({"object": "embedding", "index": index, "embedding": kept})
+    return {"object": "list", "data": data, "model": name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+
+
+def _shortened(vector: np.ndarray, dimensions: int) -> np.ndarray:
+    """The first dimensions, of length 1, as OpenAI shortens its own."""
+    if dimensions > len(vector):
+        raise RequestError(f"dimensions: the model gives {len(vector)}")
+    cut = vector[:dimensions]
+    return cut / max(float(np.linalg.norm(cut)), 1e-12)
