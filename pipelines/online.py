@@ -18,8 +18,10 @@ from pipelines.watch import Watch
 
 WAIT_S = 0.005  # for which the model waits for parts that are being made, counted from the oldest that is there
 AHEAD = 32  # parts of a request that wait at most; of a long recording the others are made later
+AHEAD_BUDGETS = 2  # and at most about as many elements as so many batches hold
 ALIKE = 1.5  # times as long as the shortest may the longest part of a batch be
-PATIENCE_S = 0.05  # by which each part of a request comes after the one before it, where others wait
+PATIENCE = 12  # times the model's seconds for a request are added to its arrival: what takes less comes first for so long
+FORGOTTEN = 0.05  # of what is known of the model's speed, with every batch
 
 
 @dataclass(eq=False)
@@ -33,6 +35,8 @@ class _Request:
     meter: Meter
     made: int = 0
     waiting: int = 0
+    made_space: int = 0  # elements, padding included, of the parts that were made, and of those that wait
+    waiting_space: int = 0
     is_made: bool = False  # all its parts
     is_making: bool = False
     is_finishing: bool = False
@@ -74,7 +78,8 @@ class Batcher:
     """Runs items of many callers through one pipeline.
 
     Preprocessing and postprocessing run in a few threads, the model in one. It takes the part that is due first and those
-    like it, as many as `limits` allow. The parts of a long item are due one after the other, so short ones get in between.
+    like it, as many as `limits` allow. A part is due when its request came, and later the longer the model will have worked
+    on the request with it: short ones do not wait for long ones, nor for the rest of a long one, which is not starved.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class Batcher:
         self._lock = threading.Condition()  # of all that follows, and of every request
         self._waiting: list[_Waiting] = []
         self._under_way = self._making = 0
+        self._ran_s = self._ran_space = 0.0  # of the last batches: the model's seconds, and elements with padding
         self._is_closed = False
         self._threads = ThreadPoolExecutor(threads, "request")
         self._model = threading.Thread(target=self._run, name="model", daemon=True)
@@ -150,7 +156,7 @@ class Batcher:
     def _made(self, request: _Request) -> None:
         """Makes parts of a request until enough of them wait."""
         try:
-            while not request.answer.done() and request.waiting < AHEAD:
+            while not request.answer.done() and self._held(request) < 1:
                 part = next(request.parts, None)
                 if part is None:
                     request.is_made = True
@@ -169,11 +175,18 @@ class Batcher:
     def _put(self, request: _Request, part: Part) -> None:
         now = time.monotonic()
         with self._lock:
-            due = request.arrived + request.made * PATIENCE_S
+            request.made_space += part.space
+            pace = self._ran_s / self._ran_space if self._ran_space else 0.0
+            due = request.arrived + PATIENCE * pace * request.made_space
             self._waiting.append(_Waiting(due, now, request, request.made, part))
             request.made += 1
             request.waiting += 1
+            request.waiting_space += part.space
             self._lock.notify_all()
+
+    def _held(self, request: _Request) -> float:
+        """How much of what may wait of a request does; 1: all."""
+        return max(request.waiting / AHEAD, request.waiting_space / (AHEAD_BUDGETS * self._limits.elements))
 
     def _run(self) -> None:
         while True:
@@ -200,6 +213,7 @@ class Batcher:
         self._waiting = [each for each in live if id(each) not in chosen]
         for each in [*gone, *batch]:
             each.request.waiting -= 1
+            each.request.waiting_space -= each.part.space
         return batch
 
     def _forward(self, batch: Sequence[_Waiting]) -> None:
@@ -213,8 +227,9 @@ class Batcher:
         spaces = [each.part.space for each in batch]
         waited, seconds = [began - each.since for each in batch], time.perf_counter() - started
         room = 1 if batch[0].part.group is Sharing.ALONE else max(len(batch), self._limits.room(max(spaces)))
-        elements = sum(each.part.cost for each in batch)
-        self._heard(Ran(len(batch), room, elements, len(batch) * max(spaces), waited, seconds))
+        elements, padded = sum(each.part.cost for each in batch), len(batch) * max(spaces)
+        self._ran_s, self._ran_space = (1 - FORGOTTEN) * self._ran_s + seconds, (1 - FORGOTTEN) * self._ran_space + padded
+        self._heard(Ran(len(batch), room, elements, padded, waited, seconds))
         for each, (output, meter) in zip(batch, results, strict=True):
             each.request.meter.add(meter)
             if isinstance(output, RowError):
@@ -222,7 +237,7 @@ class Batcher:
             else:
                 each.request.outputs[each.number] = output
         for request in dict.fromkeys(each.request for each in batch):
-            wants_more = not request.is_made and not request.is_making and request.waiting < AHEAD // 2
+            wants_more = not request.is_made and not request.is_making and self._held(request) < 0.5
             if wants_more and not request.answer.done():
                 self._make(request)
             self._finish_if_done(request)

@@ -15,7 +15,7 @@ from pipelines.config import parse_config
 from pipelines.engine import predict
 from pipelines.errors import BusyError, RowError
 from pipelines.models.loading import load_phases
-from pipelines.online import AHEAD, Batcher
+from pipelines.online import AHEAD_BUDGETS, Batcher
 from pipelines.phases import Item
 from pipelines.watch import Watch
 
@@ -63,6 +63,9 @@ class Doubling:
 
     def postprocess(self, outputs, item):
         return [output["y"] for output in outputs]
+
+
+AHEAD = AHEAD_BUDGETS * 40 // 20  # parts of 20 elements, in batches of 40
 
 
 def batcher_of(phases, elements=64, **options):
