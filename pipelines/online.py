@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from pipelines.batching import Limits, Output, Part
+from pipelines.batching import UNBOUNDED, Limits, Output, Part
 from pipelines.engine import Outcome, forward_parts, postprocess_item, preprocess_item
 from pipelines.errors import BusyError, RowError
 from pipelines.meter import Meter
@@ -19,8 +19,11 @@ from pipelines.watch import Watch
 WAIT_S = 0.005  # for which the model waits for parts that are being made, counted from the oldest that is there
 AHEAD = 32  # parts of a request that wait at most; of a long recording the others are made later
 AHEAD_BUDGETS = 2  # and at most about as many elements as so many batches hold
-ALIKE = 1.5  # times as long as the shortest may the longest part of a batch be
-PATIENCE = 12  # times the model's seconds for a request are added to its arrival: what takes less comes first for so long
+ALIKE = (
+    1.5  # times as long as the shortest may the longest part of a batch be, or longer where that pads less than a batch costs
+)
+LET_IN_S = 0.3  # a batch that is not full waits for another that takes less, if its like ran last: more will share it then
+PATIENCE = 50  # times the model's seconds for a request are added to its arrival: what takes less comes first for so long
 FORGOTTEN = 0.05  # of what is known of the model's speed, with every batch
 
 
@@ -105,6 +108,7 @@ class Batcher:
         self._lock = threading.Condition()  # of all that follows, and of every request
         self._waiting: list[_Waiting] = []
         self._under_way = self._making = 0
+        self._last = 0  # elements of the longest part in the last batch
         self._ran_s = self._ran_space = 0.0  # of the last batches: the model's seconds, and elements with padding
         self._is_closed = False
         self._threads = ThreadPoolExecutor(threads, "request")
@@ -176,8 +180,7 @@ class Batcher:
         now = time.monotonic()
         with self._lock:
             request.made_space += part.space
-            pace = self._ran_s / self._ran_space if self._ran_space else 0.0
-            due = request.arrived + PATIENCE * pace * request.made_space
+            due = request.arrived + PATIENCE * self._pace * request.made_space
             self._waiting.append(_Waiting(due, now, request, request.made, part))
             request.made += 1
             request.waiting += 1
@@ -208,13 +211,34 @@ class Batcher:
         """The next batch, taken from those that wait."""
         gone = [each for each in self._waiting if each.request.answer.done()]
         live = [each for each in self._waiting if not each.request.answer.done()]
-        batch = choose(live, self._limits) if live else []
+        batch = self._chosen(live) if live else []
         chosen = set(map(id, batch))
         self._waiting = [each for each in live if id(each) not in chosen]
         for each in [*gone, *batch]:
             each.request.waiting -= 1
             each.request.waiting_space -= each.part.space
         return batch
+
+    def _chosen(self, live: Sequence[_Waiting]) -> list[_Waiting]:
+        """What is due first with its like; or, in between two batches of the like that are not full, what else is due."""
+        batch = choose(live, self._limits)
+        longest = max(each.part.space for each in batch)
+        last, self._last = self._last, longest
+        is_full = batch[0].part.group is Sharing.ALONE or len(batch) >= self._limits.room(longest)
+        if is_full or not last / ALIKE <= longest <= last * ALIKE:
+            return batch
+        first = set(map(id, batch))
+        rest = [each for each in live if id(each) not in first and each.number == 0]  # of a long item, the rest can wait
+        other = choose(rest, self._limits) if rest else []
+        if not other or self._pace * len(other) * max(each.part.space for each in other) > LET_IN_S:
+            return batch
+        self._last = max(each.part.space for each in other)
+        return other
+
+    @property
+    def _pace(self) -> float:
+        """The model's seconds for an element; 0 until it has run."""
+        return self._ran_s / self._ran_space if self._ran_space else 0.0
 
     def _forward(self, batch: Sequence[_Waiting]) -> None:
         started, began = time.perf_counter(), time.monotonic()
@@ -274,14 +298,23 @@ def choose(waiting: Sequence[_Waiting], limits: Limits) -> list[_Waiting]:
     if first.part.group is Sharing.ALONE:
         return [first]
     mates = sorted((each for each in waiting if each.part.group == first.part.group), key=lambda each: each.part.space)
+    slack = limits.overhead * limits.elements if limits.elements < UNBOUNDED else 0.0
     low = high = next(place for place, each in enumerate(mates) if each is first)
     while True:
         shorter = mates[low - 1].part.space if low > 0 else None
         longer = mates[high + 1].part.space if high + 1 < len(mates) else None
         least, most = mates[low].part.space, mates[high].part.space
         count = high - low + 2
-        may_shrink = shorter is not None and most <= ALIKE * shorter and limits.room(most) >= count
-        may_grow = longer is not None and longer <= ALIKE * least and limits.room(longer) >= count
+        may_shrink = (
+            shorter is not None
+            and (most <= ALIKE * shorter or most - shorter <= slack)
+            and limits.room(most) >= count
+        )  # fmt: skip
+        may_grow = (
+            longer is not None
+            and (longer <= ALIKE * least or (longer - most) * (count - 1) <= slack)
+            and limits.room(longer) >= count
+        )  # fmt: skip
         if may_shrink and (not may_grow or first.part.space - shorter <= longer - first.part.space):  # type: ignore[operator]
             low -= 1
         elif may_grow:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from types import SimpleNamespace
 
 import builders
@@ -15,7 +15,7 @@ from pipelines.config import parse_config
 from pipelines.engine import predict
 from pipelines.errors import BusyError, RowError
 from pipelines.models.loading import load_phases
-from pipelines.online import AHEAD_BUDGETS, Batcher
+from pipelines.online import AHEAD_BUDGETS, Batcher, _Waiting, choose
 from pipelines.phases import Item
 from pipelines.watch import Watch
 
@@ -228,3 +228,32 @@ def test_a_part_waits_no_longer_than_it_must(monkeypatch):
     assert not slow.done()
     stuck.set()
     assert slow.result(SOON).prediction == [8]
+
+
+def waiting(*spaces):
+    request = SimpleNamespace(answer=Future())
+    return [_Waiting(float(due), 0.0, request, 0, Part({}, space)) for due, space in enumerate(spaces)]
+
+
+@pytest.mark.parametrize(
+    ("spaces", "together"),
+    [((7, 22, 300, 12), [7, 12, 22]), ((300, 22, 480, 420), [300, 420]), ((22, *[30] * 3, 480), [22, 30, 30, 30])],
+)
+def test_what_is_due_shares_its_batch_with_its_like_and_with_what_pads_less_than_a_batch_costs(spaces, together):
+    assert [each.part.space for each in choose(waiting(*spaces), Limits.budget(1024, 1 / 16))] == together
+
+
+def test_a_batch_that_is_not_full_lets_another_in_between():
+    phases = Doubling()
+    batcher = batcher_of(phases, elements=64)
+    held(phases, batcher)
+    answers = [batcher.submit(item_of(number)) for number in (2, 2, 60)]
+    until(lambda: len(batcher._waiting) == 3)
+    phases.open.set()
+    for answer in answers:
+        answer.result(SOON)
+    assert phases.batches[1:] == [[2, 2], [60]]
+    batcher._last = 2
+    with batcher._lock:
+        assert [each.part.space for each in batcher._chosen(waiting(2, 60))] == [60]
+        assert [each.part.space for each in batcher._chosen(waiting(2, 60))] == [2]
