@@ -68,7 +68,7 @@ def make_app(
         return await infer(request)
 
     openai_routes.add(app, service, admission, name)
-    ui.add(app, service, name, keys)
+    ui.add(app, service, name, keys, config.serve.max_bytes)
     return app
 
 

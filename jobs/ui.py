@@ -60,8 +60,11 @@ class View:
     show: Callable[[Any, Values], Sequence[object]]
 
 
-def add(app: FastAPI, service: Service, name: str, keys: Sequence[str]) -> None:
-    """Adds the page; where Gradio is missing, one that says so. With keys it asks for one, as the password."""
+def add(app: FastAPI, service: Service, name: str, keys: Sequence[str], most: int) -> None:
+    """Adds the page; where Gradio is missing, one that says so. With keys it asks for one, as the password.
+
+    `most`: bytes of a file that is sent.
+    """
     try:
         import gradio
     except ImportError:
@@ -77,7 +80,6 @@ def add(app: FastAPI, service: Service, name: str, keys: Sequence[str]) -> None:
         return any(matches)
 
     lock = {"auth": is_known, "auth_message": "Any name; the password is an API key."} if keys else {}
-    most = service.config.serve.max_bytes
     # Without root_path the files that it shows have addresses that lack the /ui.
     gradio.mount_gradio_app(app, make_page(service, name), PATH, root_path=PATH, max_file_size=most, **lock)
 
