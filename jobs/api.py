@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from jobs import openai_routes, ui
 from jobs.gate import Gate, Told
 from jobs.replies import Gone, Telling, body_of, event, outcomes, taking
 from pipelines.admission import Admission
 from pipelines.config import JobConfig
-from pipelines.errors import BusyError, LimitError, RequestError, RowError
+from pipelines.errors import BusyError, DrayError, LimitError, RequestError, RowError
 from pipelines.protocols import huggingface
 from pipelines.service import Service
 
@@ -37,12 +38,12 @@ def make_app(
     """
     app = FastAPI(title=f"dray: {name}", description=f"{service.task.name} with {name}")
     admission = Admission(tuple(config.serve.urls), config.serve.max_bytes)
-    app.add_middleware(Gate, keys=keys, told=told)
+    app.add_middleware(Gate, keys=keys, told=told, failed=_failed)
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(RowError, _refused)
     app.add_exception_handler(BusyError, _busy)
     app.add_exception_handler(Gone, _gone)
-    app.add_exception_handler(Exception, _failed)
+    app.add_exception_handler(ClientDisconnect, _gone)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, object]:
@@ -55,7 +56,7 @@ def make_app(
         body = await body_of(request, config.serve.max_bytes)
         asked = await huggingface.asked(service.task, body, request.headers.get("content-type", ""), admission)
         if asked.stream:
-            return await _streamed(service, asked)
+            return await _streamed(request, service, asked)
         predictions = [outcome.prediction for outcome in await outcomes(request, service, asked.items)]
         content, kind = huggingface.answered(service.task, asked, predictions)
         return Response(content, media_type=kind)
@@ -72,12 +73,12 @@ def make_app(
     return app
 
 
-async def _streamed(service: Service, asked: huggingface.Asked) -> Response:
+async def _streamed(request: Request, service: Service, asked: huggingface.Asked) -> Response:
     """Generated text as Hugging Face's client reads it: an event for each piece, the last with the whole text."""
     if asked.is_list or service.task.name not in openai_routes.TEXT:
         raise RequestError("stream: one text is generated at a time")
     telling = Telling(service, asked.items[0])
-    await telling.begun()
+    await telling.begun(request)
 
     async def events() -> AsyncIterator[bytes]:
         whole = ""
@@ -86,6 +87,8 @@ async def _streamed(service: Service, asked: huggingface.Asked) -> Response:
                 whole += piece
                 yield event(huggingface.told(piece, None))
             yield event(huggingface.told("", whole))
+        except DrayError as error:  # the answer has begun: there is no other place for it
+            yield event({"error": str(error)})
         finally:
             telling.cancel()
 

@@ -7,14 +7,17 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN = ("/healthz", "/ui")  # without a key; the page at /ui asks for one itself
 LONGEST_ID = 64  # characters of a request's name that clients may choose
 
 Told = Callable[[str, int, float], None]
+Failed = Callable[[Request, Exception], Awaitable[Response]]
 
 log = logging.getLogger("dray.requests")
 
@@ -22,9 +25,22 @@ log = logging.getLogger("dray.requests")
 class Gate:
     """Middleware: X-Request-ID, API keys, one JSON line for each request."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str] = (), told: Told = lambda path, status, seconds: None) -> None:
-        """`keys`: with none, everybody is let in. `told` hears of every request: its route, status and seconds."""
-        self._app, self._keys, self._told = app, [key.encode() for key in keys], told
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Sequence[str] = (),
+        told: Told = lambda path, status, seconds: None,
+        failed: Failed | None = None,
+    ) -> None:
+        """Wraps an app.
+
+        Args:
+            app: answers.
+            keys: one of which a client must have; with none, everybody is let in.
+            told: hears of every request: its route, status and seconds.
+            failed: makes the answer to a request for which the app raises.
+        """
+        self._app, self._keys, self._told, self._failed = app, [key.encode() for key in keys], told, failed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
@@ -47,6 +63,11 @@ class Gate:
                 await self._app(scope, receive, named)
             else:
                 await _refuse(named)
+        except Exception as error:
+            if status or self._failed is None:  # an answer that has begun can only be broken off
+                raise
+            answer = await self._failed(Request(scope), error)
+            await answer(scope, receive, named)
         finally:
             seconds = time.perf_counter() - started
             self._told(getattr(scope.get("route"), "path", "other"), status, seconds)

@@ -13,7 +13,7 @@ from starlette.formparsers import MultiPartException
 
 from jobs.replies import Telling, body_of, event, outcomes, taking
 from pipelines.admission import Admission
-from pipelines.errors import RequestError
+from pipelines.errors import DrayError, RequestError
 from pipelines.phases import Item
 from pipelines.protocols import openai, openai_speech, openai_text, openai_vectors
 from pipelines.protocols.huggingface import parsed
@@ -82,9 +82,9 @@ def _add_speech(app: FastAPI, service: Service, admission: Admission, name: str)
 def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -> None:
     pipe = service.phases.pipe
 
-    async def streamed(item: Item, asked: openai.Chat | openai.Complete, limit: int | None) -> Response:
+    async def streamed(request: Request, item: Item, asked: openai.Chat | openai.Complete, limit: int | None) -> Response:
         telling, answer = Telling(service, item), openai_text.Answer(asked.stops, limit, pipe)
-        await telling.begun()
+        await telling.begun(request)
         pieces = openai_text.Pieces(name, is_chat=isinstance(asked, openai.Chat))
         with_usage = bool((asked.stream_options or {}).get("include_usage"))
 
@@ -103,6 +103,8 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
                 for last in pieces.last(answer, tokens, with_usage):
                     yield event(last)
                 yield b"data: [DONE]\n\n"
+            except DrayError as error:  # the answer has begun: there is no other place for it
+                yield event({"error": {"message": str(error), "type": "server_error", "param": None, "code": None}})
             finally:
                 telling.cancel()
 
@@ -117,7 +119,7 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
         if asked.stream:
             if asked.n > 1:
                 raise RequestError("n: one answer at a time is streamed")
-            return await streamed(item, asked, limit)  # type: ignore[arg-type]
+            return await streamed(request, item, asked, limit)  # type: ignore[arg-type]
         (found,) = await outcomes(request, service, [item])
         choices = openai_text.whole(pipe, asked, found.prediction, limit)  # type: ignore[arg-type]
         return JSONResponse(openai_text.chat_answer(name, choices, round(found.meter.elements)))
@@ -131,7 +133,7 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
         if asked.stream:
             if asked.n > 1 or len(items) > 1:
                 raise RequestError("n, prompt: one answer at a time is streamed")
-            return await streamed(items[0], asked, limit)  # type: ignore[arg-type]
+            return await streamed(request, items[0], asked, limit)  # type: ignore[arg-type]
         found = await outcomes(request, service, items)
         choices = openai_text.completed(pipe, asked, items, [each.prediction for each in found], limit)  # type: ignore[arg-type]
         return JSONResponse(openai_text.completion_answer(name, choices, round(sum(each.meter.elements for each in found))))

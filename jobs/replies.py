@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastapi import Request
+from starlette.types import Message, Receive
 
 from pipelines.engine import Outcome
 from pipelines.errors import RequestError
@@ -17,6 +18,7 @@ from pipelines.phases import Item
 from pipelines.service import Service
 
 T = TypeVar("T")
+AT_ONCE = 64  # items of one request that are under way
 
 
 class Gone(Exception):
@@ -42,9 +44,29 @@ async def body_of(request: Request, most: int) -> bytes:
     return bytes(body)
 
 
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that was read once more, and then what comes after it."""
+    sent = False
+
+    async def again() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
 async def outcomes(request: Request, service: Service, items: Sequence[Item]) -> list[Outcome]:
     """Of all items of a request. What is left of them is cancelled when one fails, or the client hangs up (Gone)."""
-    works = [asyncio.ensure_future(service.outcome(item)) for item in items]
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(item: Item) -> Outcome:
+        async with gate:
+            return await service.outcome(item)
+
+    works = [asyncio.ensure_future(one(item)) for item in items]
     try:
         return await while_connected(request, asyncio.gather(*works))
     finally:
@@ -88,11 +110,20 @@ class Telling:
         self._work.add_done_callback(lambda _: self._pieces.put_nowait(None))
         self._first: str | None = None
 
-    async def begun(self) -> None:
-        """Returns when there is a first piece, or nothing to tell. Raises what the model or its queue raises before that."""
-        self._first = await self._pieces.get()
-        if self._first is None:
-            await self._work
+    async def begun(self, request: Request) -> None:
+        """Returns when there is a first piece, or nothing to tell.
+
+        Raises:
+            Gone: the client has hung up.
+            Exception: what the model or its queue raises before that.
+        """
+        try:
+            self._first = await while_connected(request, self._pieces.get())
+            if self._first is None:
+                await self._work
+        except BaseException:
+            self.cancel()
+            raise
 
     async def pieces(self) -> AsyncIterator[str]:
         """The text. Raises what the model raises."""

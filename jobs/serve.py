@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from ray import serve
 from ray.serve import Application
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from jobs.resources import THREADS
 from pipelines.config import JobConfig, load_config, parse_config
@@ -32,6 +33,7 @@ class Replica:
         self._config, self._name, self._keys = parse_config(raw), name, keys
         self._metrics = Metrics(name)
         self._service = Service(self._config, threads, self._metrics.ran)
+        self._service.guard()
 
     def __serve_build_asgi_app__(self) -> object:  # Serve's name for it
         """Serve asks for the app once the replica is made."""
@@ -60,7 +62,9 @@ def build(config: JobConfig) -> Application:
         **scaling,
     )
     name = config.model or str(config.task)
-    keys = tuple(key for key in os.environ.get(KEYS, "").split(",") if key)
+    keys = tuple(key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip())
+    if KEYS in os.environ and not keys:
+        raise ConfigError(f"{KEYS} is set and holds no key; unset it to let everybody in")
     application: Application = deployment.bind(config.model_dump(mode="json"), name, threads, keys)
     return application
 
@@ -79,13 +83,27 @@ def run(config: JobConfig, address: str | None = None) -> None:
     stop = threading.Event()
     with connected(address):
         signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+        was_running = _is_running()
         serve.start(http_options={"host": config.serve.host, "port": config.serve.port})
         serve.run(build(config), name="dray", route_prefix="/")
         print(f"serving {config.model or config.task} at http://{config.serve.host}:{config.serve.port}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             stop.wait()
         print("finishing what is under way", flush=True)
-        serve.shutdown()
+        serve.delete("dray")  # its replicas finish first; others' applications stay
+        if not was_running:
+            serve.shutdown()
+
+
+def _is_running() -> bool:
+    """Whether Ray Serve runs on the cluster already, for others perhaps; its proxies listen where they were told to."""
+    import ray
+
+    try:
+        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return False
+    return True
 
 
 def _has_gpus() -> bool:

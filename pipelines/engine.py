@@ -18,6 +18,7 @@ from pipelines.meter import Meter
 from pipelines.phases import Item, Phases
 from pipelines.watch import Watch
 
+FATAL = KeyboardInterrupt, SystemExit, GeneratorExit  # what no row is to blame for
 SAMPLE = 256  # parts with which the limits of batches are found
 WINDOW = 128  # budgets of parts that are preprocessed, then sorted by length and batched together
 FIRST, FASTER = 2, 8  # of them in the first window; times as many in the next, for the model is slower than preprocessing
@@ -57,7 +58,9 @@ def preprocess_item(phases: Phases, item: Item, meter: Meter, watch: Watch) -> I
         try:
             with watch.on("preprocess", [item.key]):
                 part = next(parts, None)
-        except Exception as error:  # decoders and tokenizers raise whatever they like about a row
+        except FATAL:
+            raise
+        except BaseException as error:  # decoders and tokenizers raise whatever they like about a row, and Rust's panic
             raise RowError.wrap("preprocess", error) from error
         took = time.perf_counter() - started
         spent += took
@@ -136,7 +139,9 @@ def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: M
     try:
         with watch.on("postprocess", [item.key]):
             return phases.postprocess(outputs, item)
-    except Exception as error:  # whatever the pipeline makes of this row's outputs
+    except FATAL:
+        raise
+    except BaseException as error:  # whatever the pipeline makes of this row's outputs
         raise RowError.wrap("postprocess", error) from error
     finally:
         meter.postprocess_s += time.perf_counter() - started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from pipelines.phases import Item, Phases
 from pipelines.watch import Watch
 
 WAIT_S = 0.005  # for which the model waits for parts that are being made, counted from the oldest that is there
+TOKENIZING = threading.Lock()  # held while a tokenizer is used that threads share
 AHEAD = 32  # parts of a request that wait at most; of a long recording the others are made later
 AHEAD_BUDGETS = 2  # and at most about as many elements as so many batches hold
 ALIKE = (
@@ -109,8 +111,10 @@ class Batcher:
         self._waiting: list[_Waiting] = []
         self._under_way = self._making = 0
         self._last = 0  # elements of the longest part in the last batch
+        self._lets_in = False  # whether that was let in between
         self._ran_s = self._ran_space = 0.0  # of the last batches: the model's seconds, and elements with padding
         self._is_closed = False
+        self._is_text = is_text(phases)
         self._threads = ThreadPoolExecutor(threads, "request")
         self._model = threading.Thread(target=self._run, name="model", daemon=True)
         self._model.start()
@@ -161,20 +165,28 @@ class Batcher:
         """Makes parts of a request until enough of them wait."""
         try:
             while not request.answer.done() and self._held(request) < 1:
-                part = next(request.parts, None)
+                with TOKENIZING if self._is_text else contextlib.nullcontext():
+                    part = next(request.parts, None)
                 if part is None:
                     request.is_made = True
                     break
                 self._put(request, part)
             if request.is_made and request.made == 0:
                 raise RowError("preprocess", "ValueError", "the input gave the model nothing to work on")
-        except Exception as error:  # a row error, or a fault of ours, which must not end in silence
+        except BaseException as error:  # a row error, or a fault of ours, which must not end in silence
             self._fail(request, error)
-        finally:
-            with self._lock:
-                request.is_making, self._making = False, self._making - 1
-                self._lock.notify_all()
+        with self._lock:
+            request.is_making, self._making = False, self._making - 1
+            self._lock.notify_all()
+        self._make_more(request)
         self._finish_if_done(request)
+
+    def _make_more(self, request: _Request) -> None:
+        """Goes on where few of its parts wait."""
+        with self._lock:
+            if request.is_made or request.is_making or request.answer.done() or self._held(request) >= 0.5:
+                return
+            self._make(request)
 
     def _put(self, request: _Request, part: Part) -> None:
         now = time.monotonic()
@@ -225,14 +237,15 @@ class Batcher:
         longest = max(each.part.space for each in batch)
         last, self._last = self._last, longest
         is_full = batch[0].part.group is Sharing.ALONE or len(batch) >= self._limits.room(longest)
-        if is_full or not last / ALIKE <= longest <= last * ALIKE:
+        was_let_in, self._lets_in = self._lets_in, False  # never twice in a row: what is due must not starve
+        if is_full or was_let_in or not last / ALIKE <= longest <= last * ALIKE:
             return batch
         first = set(map(id, batch))
         rest = [each for each in live if id(each) not in first and each.number == 0]  # of a long item, the rest can wait
         other = choose(rest, self._limits) if rest else []
         if not other or self._pace * len(other) * max(each.part.space for each in other) > LET_IN_S:
             return batch
-        self._last = max(each.part.space for each in other)
+        self._last, self._lets_in = max(each.part.space for each in other), True
         return other
 
     @property
@@ -244,7 +257,7 @@ class Batcher:
         started, began = time.perf_counter(), time.monotonic()
         try:
             results = forward_parts(self._phases, [each.part for each in batch], self._limits, self._watch)
-        except Exception as error:  # a fault of ours; the callers must hear of it
+        except BaseException as error:  # a fault of ours; the callers must hear of it
             for each in batch:
                 self._fail(each.request, error)
             return
@@ -261,9 +274,7 @@ class Batcher:
             else:
                 each.request.outputs[each.number] = output
         for request in dict.fromkeys(each.request for each in batch):
-            wants_more = not request.is_made and not request.is_making and self._held(request) < 0.5
-            if wants_more and not request.answer.done():
-                self._make(request)
+            self._make_more(request)
             self._finish_if_done(request)
 
     def _finish_if_done(self, request: _Request) -> None:
@@ -278,7 +289,7 @@ class Batcher:
     def _finish(self, request: _Request, outputs: list[Output]) -> None:
         try:
             prediction = postprocess_item(self._phases, outputs, request.item, request.meter, self._watch)
-        except Exception as error:
+        except BaseException as error:
             self._fail(request, error)
         else:
             with self._lock:
@@ -290,6 +301,12 @@ class Batcher:
         with self._lock:
             if not request.answer.done() and request.answer.set_running_or_notify_cancel():
                 request.answer.set_exception(error)
+
+
+def is_text(phases: Phases) -> bool:
+    """Whether preprocessing is tokenizing, which threads must not do at once: calls change their tokenizer's settings."""
+    others = (getattr(phases.pipe, name, None) for name in ("feature_extractor", "image_processor"))
+    return phases.pipe.tokenizer is not None and all(other is None for other in others)
 
 
 def choose(waiting: Sequence[_Waiting], limits: Limits) -> list[_Waiting]:

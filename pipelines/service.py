@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -42,8 +43,8 @@ class Service:
         most = config.serve
         self.phases.source = replace(self.phases.source, max_seconds=most.max_seconds, max_pixels=most.max_pixels)
         limits = Tuner(self.phases, config.engine.batch, model_identity(config, self.phases), seconds=0).limits
-        watch = Watch(config.errors.timeout_s)
-        self._batcher = Batcher(self.phases, limits, watch, config.serve.max_requests, heard=heard)
+        self._watch = Watch(config.errors.timeout_s)
+        self._batcher = Batcher(self.phases, limits, self._watch, config.serve.max_requests, heard=heard)
 
     @property
     def under_way(self) -> int:
@@ -59,21 +60,26 @@ class Service:
             BusyError: too many are under way, or the service is closing.
         """
         self._refuse_much(item.options)
+        item = replace(item, key=item.key or secrets.randbits(62))  # of its random numbers
         return await asyncio.wrap_future(self._batcher.submit(item))
 
     def _refuse_much(self, options: Mapping[str, object]) -> None:
         """Raises RequestError where the model would work on one request for very long."""
         tokens = self.config.serve.max_new_tokens
-        limits = {
-            "max_new_tokens": tokens,
-            "max_length": tokens,
-            "num_return_sequences": MOST_CHOICES,
-            "num_beams": MOST_CHOICES,
-        }
+        limits = dict.fromkeys(("max_new_tokens", "max_length", "min_new_tokens", "min_length"), tokens)
+        limits |= {"num_return_sequences": MOST_CHOICES, "num_beams": MOST_CHOICES}
         nested = options.get("generate_kwargs")
         for name, value in {**options, **(nested if isinstance(nested, Mapping) else {})}.items():
-            if name in limits and isinstance(value, (int, float)) and value > limits[name]:
+            if name not in limits or value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise RequestError(f"{name} must be a whole number")
+            if value > limits[name]:
                 raise RequestError(f"{name}: at most {limits[name]} here")
+
+    def guard(self) -> None:
+        """From now on work that hangs, or ruins the accelerator, ends this process: whoever runs it starts another."""
+        self._watch.start(lambda work, error: None)
 
     def check(self) -> None:
         """Raises RuntimeError where the service can answer no more."""

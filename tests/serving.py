@@ -35,7 +35,8 @@ class Served:
         self.config.write_text(yaml.safe_dump(raw))
         self.process = subprocess.Popen(
             [sys.executable, "-u", "-m", "jobs.cli", "serve", str(self.config)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-            env={**os.environ, "RAY_ADDRESS": cluster.address, "DRAY_API_KEYS": keys}, stderr=subprocess.STDOUT,
+            env={**os.environ, "RAY_ADDRESS": cluster.address, **({"DRAY_API_KEYS": keys} if keys else {})},
+            stderr=subprocess.STDOUT,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         self.said = ""

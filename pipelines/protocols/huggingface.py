@@ -18,6 +18,7 @@ from pipelines.phases import MEDIA, Item
 from pipelines.protocols.parameters import allowed
 from pipelines.tasks import Task
 
+MOST_INPUTS = 2048  # in one request
 JSON, FLAC = "application/json", "audio/flac"
 RENAMED = {"generation_parameters": "generate_kwargs", "function": "function_to_apply"}
 AT_ROOT = ("normalize", "truncate", "truncation_direction", "prompt_name", "dimensions", "encoding_format")  # of embeddings
@@ -73,10 +74,13 @@ async def asked(task: Task, body: bytes, content_type: str, admission: Admission
     inputs = sent["inputs"]
     is_list = isinstance(inputs, list) and _are_several(task, inputs)
     each = inputs if is_list else [inputs]
-    if not each:
-        raise RequestError('"inputs" is an empty list')
+    if not 0 < len(each) <= MOST_INPUTS:
+        raise RequestError(f'"inputs" holds {len(each)} inputs; it may hold 1 to {MOST_INPUTS}')
+    unused = next((name for name in AT_ROOT if name in extras), None)
+    if unused is not None:
+        raise RequestError(f"{task.name} takes no {unused} here")
     if "word_boxes" in extras and "word_boxes" in task.arguments:
-        each = [{**one, "word_boxes": extras["word_boxes"]} for one in each]
+        each = [{**(one if isinstance(one, dict) else {main: one}), "word_boxes": extras["word_boxes"]} for one in each]
     items = [Item(await _cells(task, one, admission), options) for one in each]
     return Asked(items, is_list, bool(extras.get("stream")), extras)
 
@@ -84,7 +88,7 @@ async def asked(task: Task, body: bytes, content_type: str, admission: Admission
 def parsed(body: bytes) -> object:
     """The JSON of a body. Raises RequestError."""
     try:
-        content: object = json.loads(body)
+        content: object = json.loads(body, parse_constant=_no_number)
         if b"\\u" in body:
             json.dumps(content, ensure_ascii=False).encode()  # halves of characters are no text
     except UnicodeEncodeError:
@@ -92,6 +96,10 @@ def parsed(body: bytes) -> object:
     except (ValueError, RecursionError):
         raise RequestError("the body is not JSON") from None
     return content
+
+
+def _no_number(name: str) -> object:
+    raise ValueError(name)
 
 
 def answered(task: Task, request: Asked, predictions: list[Any]) -> tuple[bytes, str]:

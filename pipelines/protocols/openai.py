@@ -14,7 +14,7 @@ from pipelines.errors import RequestError
 from pipelines.protocols.huggingface import parsed
 
 ANY_MODEL = ("", "default", "dummy", "tgi")  # names that clients send where they know of one model only
-MOST_INPUTS = 2048  # texts in one request for embeddings
+MOST_INPUTS = 2048  # texts in one request
 MOST_CHOICES = 16
 
 

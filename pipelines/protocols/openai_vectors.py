@@ -37,7 +37,9 @@ def embeddings(asked: Embed, name: str, predictions: Sequence[Any], tokens: int)
     """The answer. A prediction is a vector; where the model gives one for each token, their mean."""
     data = []
     for index, prediction in enumerate(predictions):
-        vector = np.asarray(prediction, np.float32)
+        vector = np.asarray(
+            prediction.float() if hasattr(prediction, "float") else prediction, np.float32
+        )  # NumPy has no bfloat16
         vector = vector.reshape(-1, vector.shape[-1]).mean(0)
         if asked.dimensions is not None:
             vector = _shortened(vector, asked.dimensions)

@@ -19,6 +19,8 @@ GENERATION = frozenset(
 NESTED = ("generate_kwargs",)  # hold arguments of GENERATION
 RANKED = ("top_k", "function_to_apply")
 LABELLED = ("candidate_labels", "hypothesis_template", "multi_label")
+MOST = {"num_frames": 1024, "frame_sampling_rate": 10_000, "max_seq_len": 1 << 16, "doc_stride": 1 << 16}
+MOST_LABELS, LONGEST_TEMPLATE = 1000, 1000
 PARAMETERS: Mapping[str, Collection[str]] = {
     "automatic-speech-recognition": ("return_timestamps", "return_language", "chunk_length_s", "stride_length_s", *NESTED),
     "audio-classification": RANKED,
@@ -60,7 +62,25 @@ def allowed(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
             raise RequestError(f"{task} takes no parameter {name}{nearest(name, list(known))}")
         if name in NESTED:
             _check_nested(name, value)
+        if name in MOST and (not isinstance(value, int) or isinstance(value, bool) or value > MOST[name]):
+            raise RequestError(f"{name} must be a whole number of at most {MOST[name]}")
+        if name == "hypothesis_template":
+            _check_template(value)
+        if name == "candidate_labels":
+            _check_labels(value)
     return kept
+
+
+def _check_labels(value: object) -> None:
+    labels = value.split(",") if isinstance(value, str) else value
+    if not isinstance(labels, list) or len(labels) > MOST_LABELS or not all(isinstance(label, str) for label in labels):
+        raise RequestError(f"candidate_labels must be a list of at most {MOST_LABELS} texts")
+
+
+def _check_template(value: object) -> None:
+    """Its one field takes a label as it is: a format could make a text of any length of it."""
+    if not isinstance(value, str) or len(value) > LONGEST_TEMPLATE or value.replace("{}", "", 1).count("{"):
+        raise RequestError(f"hypothesis_template must be a text of at most {LONGEST_TEMPLATE} characters, {{}} being the label")
 
 
 def _check_nested(name: str, value: object) -> None:

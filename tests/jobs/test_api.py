@@ -13,7 +13,8 @@ from transformers import pipeline
 
 from jobs.api import make_app
 from pipelines.config import parse_config
-from pipelines.errors import BusyError
+from pipelines.errors import BusyError, RequestError
+from pipelines.phases import Item
 from pipelines.service import Service
 
 NAME = "tests/classifier"
@@ -44,6 +45,19 @@ def test_answers_are_the_pipelines(client, models):
     assert not differences(ask(client, top_k=3).json(), [expected])
     assert not differences(ask(client, path=f"/models/{NAME}", top_k=3).json(), [expected])
     assert not differences(ask(client, [TEXT, "time"]).json()[0], ask(client).json()[0])
+
+
+def test_more_texts_than_requests_may_be_under_way(models, service):
+    client = TestClient(make_app(service, config_of(models), NAME))
+    assert len(ask(client, [f"time {number}" for number in range(300)]).json()) == 300
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_new_tokens": 5000}, {"min_new_tokens": 5000}, {"num_beams": 17}, {"generate_kwargs": {"max_length": 1.5}}]
+)
+def test_nobody_has_the_model_for_long(service, options):
+    with pytest.raises(RequestError, match=r"at most|whole number"):
+        asyncio.run(service.outcome(Item({"text": TEXT}, options)))
 
 
 def test_the_model_has_one_name(client):
@@ -118,10 +132,14 @@ def test_over_capacity_clients_are_told_when_to_come_again(models, service):
     assert answer.json() == {"error": "256 requests are under way; come again later"}
 
 
-def test_faults_of_the_service_tell_nothing(models, service):
+def test_faults_of_the_service_tell_nothing(models, service, caplog):
+    caplog.set_level(logging.INFO, "dray.requests")
     app = make_app(Stuck(service, KeyError("/secret/path")), config_of(models), NAME)
     answer = TestClient(app, raise_server_exceptions=False).post("/", json={"inputs": "a"}, headers={"X-Request-ID": "r7"})
     assert (answer.status_code, answer.json()) == (500, {"error": "the service has failed; its log knows more of request r7"})
+    assert answer.headers["x-request-id"] == "r7"
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "dray.requests"]
+    assert [line["status"] for line in lines] == [500]
 
 
 def test_a_client_that_hangs_up_gives_its_place_to_others(models, service):

@@ -1,18 +1,22 @@
 """The page at /ui, used as people use it: in a browser."""
 
+import tempfile
 import urllib.request
+from pathlib import Path
 
 import browser
 import builders
 import pytest
+import requests
 import soundfile
 import tiny_vision
 from serving import listening
 
-pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="there is no Chromium here")
+in_browser = pytest.mark.skipif(browser.CHROMIUM is None, reason="there is no Chromium here")
 pytest.importorskip("gradio")
 
 
+@in_browser
 def test_labels_with_bars(models, tmp_path):
     async def look(page: browser.Page) -> None:
         await page.until("document.querySelector('textarea')")
@@ -28,6 +32,7 @@ def test_labels_with_bars(models, tmp_path):
     assert (tmp_path / "labels.png").stat().st_size > 10_000
 
 
+@in_browser
 def test_speech_with_a_player_and_subtitles(models, tmp_path):
     soundfile.write(tmp_path / "spoken.wav", builders.sound(3.0), builders.RATE)
     links: list[str] = []
@@ -51,6 +56,7 @@ def test_speech_with_a_player_and_subtitles(models, tmp_path):
     assert (tmp_path / "speech.png").stat().st_size > 10_000
 
 
+@in_browser
 def test_boxes_drawn_on_the_picture(tmp_path):
     tiny_vision.picture(320, 240).save(tmp_path / "picture.png")
 
@@ -68,6 +74,7 @@ def test_boxes_drawn_on_the_picture(tmp_path):
     assert (tmp_path / "boxes.png").stat().st_size > 10_000
 
 
+@in_browser
 def test_with_keys_the_page_asks_for_one(models):
     async def look(page: browser.Page) -> None:
         await page.until("document.querySelectorAll('input').length >= 2")
@@ -76,3 +83,24 @@ def test_with_keys_the_page_asks_for_one(models):
 
     with listening("text-classification", models.text_classifier, keys=("letmein",)) as url:
         browser.visit(f"{url}/ui", look)
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "/dev/zero", "https://example.org/a", "file:///etc/passwd", "{uploads}/../../etc/passwd"]
+)
+def test_the_page_opens_nothing_that_was_not_sent_to_it(models, path):
+    path = path.format(uploads=Path(tempfile.gettempdir()) / "gradio")
+    with listening("text-classification", models.text_classifier) as url:
+        for sent in ({"path": path, "meta": {"_type": "gradio.FileData"}}, {"a": [{"path": path}]}):
+            body = {"data": [sent], "fn_index": 0, "session_hash": "x"}
+            answer = requests.post(f"{url}/ui/gradio_api/run/predict", json=body, timeout=20)
+            assert answer.status_code == 422
+        shown = requests.get(f"{url}/ui/gradio_api/file={path}", timeout=20)
+        assert shown.status_code in (403, 404)
+        assert "root:" not in shown.text
+
+
+def test_what_is_sent_to_the_page_is_bounded(models):
+    with listening("text-classification", models.text_classifier, keys=("letmein",)) as url:
+        assert requests.post(f"{url}/ui/login", data=bytes(2 << 20), timeout=20).status_code == 413
+        assert requests.get(f"{url}/ui/config", timeout=20).status_code in (401, 403)

@@ -25,6 +25,7 @@ from pipelines.engine import predict
 from pipelines.errors import RequestError
 from pipelines.models.loading import load_phases
 from pipelines.protocols import huggingface
+from pipelines.protocols.parameters import allowed
 from pipelines.tasks import TASKS
 from pipelines.watch import Watch
 
@@ -184,9 +185,12 @@ def test_several_texts_at_once(folders):
 
 BAD = [
     (b"{", "not JSON"), (b"[1]", 'an object with "inputs"'), (b"{}", 'an object with "inputs"'), (b"\xff\xfe", "takes JSON"),
-    (b'{"inputs": 7}', "expected a text"), (b'{"inputs": []}', "empty list"), (b'{"inputs": [["a"]]}', "expected a text"),
+    (b'{"inputs": 7}', "expected a text"), (b'{"inputs": []}', "holds 0 inputs"), (b'{"inputs": [["a"]]}', "expected a text"),
     (b'{"inputs": "a", "parameters": [1]}', '"parameters" must be an object'), (b"[" * 100_000, "not JSON"),
     (b'{"inputs": "a", "parameters": {"top_kk": 1}}', "takes no parameter top_kk, did you mean top_k?"),
+    (b'{"inputs": "a", "parameters": {"top_k": NaN}}', "not JSON"),
+    (b'{"inputs": "a", "normalize": true}', "takes no normalize"),
+    (json.dumps({"inputs": ["a"] * 3000}).encode(), "may hold 1 to 2048"),
     (b'{"inputs": {"text": "a", "file": "b"}}', "takes no file"), (b'{"inputs": {"txt": "a"}}', "expected a text"),
 ]  # fmt: skip
 
@@ -217,6 +221,25 @@ def test_parameters_that_open_files_or_run_code_are_not_taken(task, parameters):
                 TASKS[task], json.dumps({"inputs": "x", "parameters": parameters}).encode(), "application/json", Admission()
             )
         )
+
+
+@pytest.mark.parametrize(
+    ("task", "parameters"),
+    [
+        ("zero-shot-classification", {"candidate_labels": ["a"], "hypothesis_template": "{:>20000000000}"}),
+        ("zero-shot-classification", {"candidate_labels": ["a"], "hypothesis_template": "{0} {}"}),
+        ("zero-shot-classification", {"candidate_labels": 7}), ("zero-shot-classification", {"candidate_labels": ["a"] * 1001}),
+        ("video-classification", {"num_frames": 2_000_000_000}), ("video-classification", {"num_frames": "many"}),
+    ],
+)  # fmt: skip
+def test_parameters_that_take_memory_without_end_are_not_taken(task, parameters):
+    with pytest.raises(RequestError, match="must be"):
+        allowed(task, parameters)
+
+
+def test_ordinary_parameters_are_taken():
+    given = {"candidate_labels": "water, time", "hypothesis_template": "It is about {}.", "multi_label": True}
+    assert allowed("zero-shot-classification", given) == given
 
 
 PATH = "/etc/passwd"

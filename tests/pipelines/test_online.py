@@ -26,6 +26,10 @@ def item_of(*numbers):
     return Item({"x": numbers})
 
 
+class Panic(BaseException):
+    """As pyo3 raises it for a panic of Rust's."""
+
+
 class Doubling:
     """Items are numbers, a part each; the model doubles. 13 makes it fail, 666 makes preprocessing fail. Runs if `open`."""
 
@@ -44,6 +48,8 @@ class Doubling:
         for number in item.cells["x"]:
             if number == 666:
                 raise UnicodeError("bad row")
+            if number == 667:
+                raise Panic("in native code")
             self.made += 1
             yield Part({"x": number}, cost=number)
 
@@ -257,3 +263,37 @@ def test_a_batch_that_is_not_full_lets_another_in_between():
     with batcher._lock:
         assert [each.part.space for each in batcher._chosen(waiting(2, 60))] == [60]
         assert [each.part.space for each in batcher._chosen(waiting(2, 60))] == [2]
+
+
+def test_what_is_due_is_passed_over_once_at_most():
+    batcher = batcher_of(Doubling(), elements=1000)
+    first = _Waiting(0.0, 0.0, SimpleNamespace(answer=Future()), 0, Part({}, 100, group="mine"))
+    others = [_Waiting(float(due), 0.0, first.request, 0, Part({}, 100, group=due)) for due in range(1, 4)]
+    batcher._last = 100
+    chosen = [batcher._chosen([first, *others])[0] for _ in range(4)]
+    assert [each is first for each in chosen] == [False, True, False, True]
+
+
+def test_a_panic_of_native_code_is_the_rows_error():
+    batcher = batcher_of(Doubling())
+    with pytest.raises(RowError, match="in native code"):
+        batcher.submit(item_of(667)).result(SOON)
+    assert batcher.submit(item_of(5)).result(SOON).prediction == [10]
+
+
+def test_two_threads_never_tokenize_at_once():
+    phases, at_once, most = Doubling(), [], []
+    phases.pipe = SimpleNamespace(tokenizer=object())
+
+    def preprocess(item):
+        at_once.append(1)
+        most.append(len(at_once))
+        time.sleep(0.005)
+        at_once.pop()
+        yield Part({"x": 1}, cost=1)
+
+    phases.preprocess = preprocess
+    batcher = batcher_of(phases, threads=4)
+    for answer in [batcher.submit(item_of(1)) for _ in range(12)]:
+        answer.result(SOON)
+    assert max(most) == 1
