@@ -49,10 +49,11 @@ build/bench/ready: Makefile
 	touch $@
 
 # torch first and pinned: a plain `torch` would bring several gigabytes of CUDA where a CPU build is at hand.
-.venv/ready: requirements.lock pyproject.toml
+.venv/ready: requirements.lock requirements.ui.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.lock)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.ui.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . 2> .venv/install.log || { cat .venv/install.log; exit 1; }
 	touch $@
 
