@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 
-from jobs.replies import Telling, body_of, event, outcomes, taking
+from jobs.replies import Telling, body_of, event, outcomes, replayed, taking
 from pipelines.admission import Admission
 from pipelines.errors import DrayError, RequestError
 from pipelines.phases import Item
@@ -142,17 +142,10 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
 async def _form(request: Request, most: int) -> tuple[dict[str, Any], bytes]:
     """(fields, content of `file`) of a multipart form. Raises RequestError."""
     body = await body_of(request, most)
-    sent = False
-
-    async def receive() -> dict[str, Any]:
-        nonlocal sent
-        if sent:
-            return {"type": "http.disconnect"}
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
     try:
-        form: FormData = await Request(request.scope, receive).form(max_fields=FORM_FIELDS, max_part_size=most)
+        form: FormData = await Request(request.scope, replayed(body, request.receive)).form(
+            max_fields=FORM_FIELDS, max_part_size=most
+        )
     except MultiPartException as error:
         raise RequestError(f"the form cannot be read: {error.message}") from None
     except Exception as error:  # starlette wraps it where an app is in the scope

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from jobs.replies import body_of, replayed
+from jobs.ui_guard import PATH, Guard
 from pipelines import cells, subtitles
-from pipelines.errors import DrayError, RequestError
+from pipelines.errors import DrayError
 from pipelines.phases import Item
 from pipelines.protocols.huggingface import plain_json
 from pipelines.service import Service
@@ -29,7 +28,6 @@ from pipelines.service import Service
 if TYPE_CHECKING:
     from PIL import Image
 
-PATH = "/ui"
 SCORED = (
     "audio-classification", "image-classification", "text-classification", "video-classification",
     "zero-shot-audio-classification", "zero-shot-image-classification",
@@ -44,7 +42,6 @@ MEDIA_FIELDS: Mapping[object, str] = {
 KINDS = "srt", "vtt"  # of subtitles
 SHOWN = 10  # labels at most
 CACHED_S = 3600  # for which Gradio keeps what was sent and shown
-MOST_BYTES = 1 << 20  # of what is sent to the page, files aside
 KEPT_S = 600.0  # for which a file that was made for the page is kept
 
 Values = Mapping[str, Any]  # argument -> what the page's field holds
@@ -86,53 +83,6 @@ def add(app: FastAPI, service: Service, name: str, keys: Sequence[str], most: in
     # Without root_path the files that it shows have addresses that lack the /ui.
     app.add_middleware(Guard)
     gradio.mount_gradio_app(app, make_page(service, name), PATH, root_path=PATH, max_file_size=most, **lock)
-
-
-class Guard:
-    """Middleware of the page: what is sent to it is small and names no file but one that was sent to it before.
-
-    Gradio would read a whole body before it asks who sends it, fetch any public URL for a client, and open any file.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
-        path = str(scope.get("path", ""))
-        if scope["type"] != "http" or not (path == PATH or path.startswith(f"{PATH}/")):
-            await self._app(scope, receive, send)
-            return
-        if ":/" in path or "/proxy=" in path:
-            await PlainTextResponse("the page shows nothing of other servers\n", 403)(scope, receive, send)
-            return
-        if scope["method"] == "POST" and not path.endswith("/upload"):  # of which Gradio bounds the size
-            try:
-                body = await body_of(Request(scope, receive), MOST_BYTES)
-                _refuse_paths(body)
-            except RequestError as error:
-                await PlainTextResponse(f"{error}\n", error.status)(scope, receive, send)
-                return
-            receive = replayed(body, receive)
-        await self._app(scope, receive, send)
-
-
-def _refuse_paths(body: bytes) -> None:
-    """Raises RequestError where JSON names a file that is no upload: Gradio knows those by where they are."""
-    uploads = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio").resolve()
-    try:
-        waiting: list[object] = [json.loads(body)]
-    except (ValueError, RecursionError):
-        return  # a form, or nothing that Gradio takes
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            path = value.get("path")
-            if path is not None and not (isinstance(path, str) and Path(path).resolve().is_relative_to(uploads)):
-                raise RequestError("a file must have been sent to the page")
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
 
 
 def make_page(service: Service, name: str) -> Any:  # noqa: ANN401  # gradio.Blocks

@@ -42,7 +42,7 @@ class Asked:
         items: what the pipeline is given, one or several.
         is_list: whether the client has sent a list, and wants one.
         stream: whether it wants the answer as it comes.
-        extras: what else it asks for: `normalize` of embeddings, `details` of generated text.
+        extras: what else it asks for that is no argument of the pipeline, as `details` of generated text.
     """
 
     items: list[Item]
