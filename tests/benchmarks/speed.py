@@ -45,15 +45,17 @@ def compared(workload: str, folder: Path, scale: float) -> dict[str, dict[str, f
     work.model(folder / "model")
     write(cells, folder / "all")
     write(work.fewer(cells), folder / "fewer")
-    found = {}
-    for contender in CONTENDERS:
+    found: dict[str, dict[str, float]] = {}
+    first, second, *others = CONTENDERS  # the bare loop before and after dray: a machine's mood changes from minute to minute
+    for contender in [first, second, first, *others]:
         if workload in SKIPPED.get(contender, ()):
             continue
         started = time.time()
         outcome = measure(contender, workload, folder)
         if outcome is not None:
-            found[contender] = outcome
             print(f"{workload}: {contender}: {outcome} ({time.time() - started:.0f} s)", file=sys.stderr, flush=True)
+            before = found.get(contender, outcome)
+            found[contender] = {key: (before[key] + outcome[key]) / 2 for key in outcome}
     return found
 
 
