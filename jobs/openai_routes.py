@@ -115,11 +115,11 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
         """The next message of a conversation."""
         asked = openai.read(openai.Chat, parsed(await body_of(request, admission.max_bytes)), name)
         item = await openai_text.chat_item(asked, admission)
-        limit = item.options.get("max_new_tokens")
+        limit = service.phases.most_tokens(item)
         if asked.stream:
             if asked.n > 1:
                 raise RequestError("n: one answer at a time is streamed")
-            return await streamed(request, item, asked, limit)  # type: ignore[arg-type]
+            return await streamed(request, item, asked, limit)
         (found,) = await outcomes(request, service, [item])
         choices = openai_text.whole(pipe, asked, found.prediction, limit)  # type: ignore[arg-type]
         return JSONResponse(openai_text.chat_answer(name, choices, round(found.meter.elements)))
@@ -129,11 +129,11 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
         """How texts go on."""
         asked = openai.read(openai.Complete, parsed(await body_of(request, admission.max_bytes)), name)
         items = openai_text.completion_items(asked)
-        limit = items[0].options.get("max_new_tokens")
+        limit = service.phases.most_tokens(items[0])
         if asked.stream:
             if asked.n > 1 or len(items) > 1:
                 raise RequestError("n, prompt: one answer at a time is streamed")
-            return await streamed(request, items[0], asked, limit)  # type: ignore[arg-type]
+            return await streamed(request, items[0], asked, limit)
         found = await outcomes(request, service, items)
         choices = openai_text.completed(pipe, asked, items, [each.prediction for each in found], limit)  # type: ignore[arg-type]
         return JSONResponse(openai_text.completion_answer(name, choices, round(sum(each.meter.elements for each in found))))

@@ -106,7 +106,8 @@ class Telling:
         def hear(piece: str) -> None:
             loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
 
-        self._work = asyncio.ensure_future(service.outcome(replace(item, listener=Listener(hear))))
+        self._listener = Listener(hear)
+        self._work = asyncio.ensure_future(service.outcome(replace(item, listener=self._listener)))
         self._work.add_done_callback(lambda _: self._pieces.put_nowait(None))
         self._first: str | None = None
 
@@ -138,7 +139,8 @@ class Telling:
         return await self._work
 
     def cancel(self) -> None:
-        """Nobody listens any more."""
+        """Nobody listens any more; the model need not go on."""
+        self._listener.has_left = True
         self._work.cancel()
 
 

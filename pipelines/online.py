@@ -114,7 +114,7 @@ class Batcher:
         self._lets_in = False  # whether that was let in between
         self._ran_s = self._ran_space = 0.0  # of the last batches: the model's seconds, and elements with padding
         self._is_closed = False
-        self._is_text = is_text(phases)
+        self._tokenizes = tokenizes(phases)
         self._threads = ThreadPoolExecutor(threads, "request")
         self._model = threading.Thread(target=self._run, name="model", daemon=True)
         self._model.start()
@@ -165,7 +165,7 @@ class Batcher:
         """Makes parts of a request until enough of them wait."""
         try:
             while not request.answer.done() and self._held(request) < 1:
-                with TOKENIZING if self._is_text else contextlib.nullcontext():
+                with TOKENIZING if self._tokenizes else contextlib.nullcontext():
                     part = next(request.parts, None)
                 if part is None:
                     request.is_made = True
@@ -303,10 +303,9 @@ class Batcher:
                 request.answer.set_exception(error)
 
 
-def is_text(phases: Phases) -> bool:
-    """Whether preprocessing is tokenizing, which threads must not do at once: calls change their tokenizer's settings."""
-    others = (getattr(phases.pipe, name, None) for name in ("feature_extractor", "image_processor"))
-    return phases.pipe.tokenizer is not None and all(other is None for other in others)
+def tokenizes(phases: Phases) -> bool:
+    """Whether preprocessing uses a tokenizer, which threads must not do at once: calls change its settings."""
+    return phases.pipe.tokenizer is not None and phases.task.name != "automatic-speech-recognition"
 
 
 def choose(waiting: Sequence[_Waiting], limits: Limits) -> list[_Waiting]:

@@ -149,6 +149,13 @@ class Phases:
         if self._generates:
             generation.check(self.pipe, during)
 
+    def most_tokens(self, item: Item) -> int | None:
+        """Tokens that are generated for an item at most; None where no number bounds them, whatever the prompt."""
+        if not self._generates:
+            return None
+        number = generation.merged_config(self.pipe, self._arguments.during(item.options)).max_new_tokens
+        return None if number is None else int(number)
+
     def decode(self, item: Item) -> dict[str, object]:
         """The pipeline's arguments from the item's cells, the main one first. Raises where they hold nothing of the kind."""
         decoded = {name: self.task.arguments[name](cell, self.source) for name, cell in item.cells.items()}

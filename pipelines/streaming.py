@@ -10,15 +10,20 @@ from pipelines import generation
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Pipeline, TextStreamer
+    from transformers import Pipeline, StoppingCriteriaList, TextStreamer
 
 
 class Listener:
-    """Hears of a row's text piece by piece, in the model's thread. What is generated again is not told again."""
+    """Hears of a row's text piece by piece, in the model's thread. What is generated again is not told again.
+
+    Attributes:
+        has_left: it has heard enough: nothing more is generated for it.
+    """
 
     def __init__(self, hear: Callable[[str], None]) -> None:
         """`hear` takes the next piece."""
         self._hear, self._told = hear, 0
+        self.has_left = False
 
     def begin(self) -> Callable[[str], None]:
         """What a run of the model tells pieces to, from the beginning of the text."""
@@ -80,6 +85,19 @@ class _Rows:
                 row.end()
 
 
+def _until_left(listeners: Sequence[Listener | None]) -> StoppingCriteriaList:
+    """Ends the rows whose listeners have left."""
+    import torch
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    class Left(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
+            left = [listener is not None and listener.has_left for listener in listeners]
+            return torch.tensor(left, device=input_ids.device)
+
+    return StoppingCriteriaList([Left()])
+
+
 def _words(pipe: Pipeline, tell: Callable[[str], None]) -> TextStreamer:
     """Tells whole words."""
     from transformers import TextStreamer
@@ -106,7 +124,8 @@ def heard(
         None if listener is None else _Row(_words(pipe, listener.begin()), ends, limit)
         for listener, limit in zip(listeners, limits, strict=True)
     ]
+    added: dict[str, Any] = {"streamer": _Rows(rows), "stopping_criteria": _until_left(listeners)}
     nested = inspect.signature(pipe._forward).parameters.get("generate_kwargs")
     if nested is not None and nested.kind is not inspect.Parameter.VAR_KEYWORD:
-        return {**during, "generate_kwargs": {**(during.get("generate_kwargs") or {}), "streamer": _Rows(rows)}}
-    return {**during, "streamer": _Rows(rows)}
+        return {**during, "generate_kwargs": {**(during.get("generate_kwargs") or {}), **added}}
+    return {**during, **added}

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -121,7 +121,7 @@ class Requests(Phases):
         return _Call(url, asked, [replace(each, key=item.key) for each in items], kinds)
 
     def _answer(self, call: _Call, predictions: Sequence[Any]) -> dict[str, Any]:
-        asked, limit = call.asked, cast("int | None", call.items[0].options.get("max_new_tokens"))
+        asked, limit = call.asked, self.most_tokens(call.items[0])
         if call.url == "/v1/embeddings":
             return openai_vectors.embeddings(asked, self._name, predictions, self._tokens(call.items))
         if call.url == "/v1/chat/completions":

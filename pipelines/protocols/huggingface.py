@@ -15,14 +15,15 @@ from pipelines import cells
 from pipelines.admission import Admission
 from pipelines.errors import RequestError
 from pipelines.phases import MEDIA, Item
+from pipelines.protocols import vectors
 from pipelines.protocols.parameters import allowed
 from pipelines.tasks import Task
 
 MOST_INPUTS = 2048  # in one request
 JSON, FLAC = "application/json", "audio/flac"
 RENAMED = {"generation_parameters": "generate_kwargs", "function": "function_to_apply"}
-AT_ROOT = ("normalize", "truncate", "truncation_direction", "prompt_name", "dimensions", "encoding_format")  # of embeddings
 OWN = ("details", "stream", "decoder_input_details", "model", "word_boxes")  # parameters that are not the pipeline's
+EMBEDDING = ("normalize", "truncate", "truncation_direction", "prompt_name", "dimensions", "encoding_format")  # beside `inputs`
 SCHEMA: Mapping[str, Any] = {  # of a request, for OpenAPI
     "type": "object",
     "required": ["inputs"],
@@ -69,20 +70,33 @@ async def asked(task: Task, body: bytes, content_type: str, admission: Admission
     if not isinstance(parameters, dict):
         raise RequestError('"parameters" must be an object')
     named: dict[str, Any] = {RENAMED.get(name, str(name)): value for name, value in parameters.items()}
-    extras = {name: value for name, value in {**named, **sent}.items() if name in (*AT_ROOT, *OWN) and value is not None}
-    options = allowed(task.name, {name: value for name, value in named.items() if name not in OWN})
+    extras = {name: value for name, value in {**named, **sent}.items() if name in (*EMBEDDING, *OWN) and value is not None}
+    options = allowed(task.name, {name: value for name, value in named.items() if name not in (*EMBEDDING, *OWN)})
+    options |= _of_embedding(task, extras)
     inputs = sent["inputs"]
     is_list = isinstance(inputs, list) and _are_several(task, inputs)
     each = inputs if is_list else [inputs]
     if not 0 < len(each) <= MOST_INPUTS:
         raise RequestError(f'"inputs" holds {len(each)} inputs; it may hold 1 to {MOST_INPUTS}')
-    unused = next((name for name in AT_ROOT if name in extras), None)
-    if unused is not None:
-        raise RequestError(f"{task.name} takes no {unused} here")
     if "word_boxes" in extras and "word_boxes" in task.arguments:
         each = [{**(one if isinstance(one, dict) else {main: one}), "word_boxes": extras["word_boxes"]} for one in each]
     items = [Item(await _cells(task, one, admission), options) for one in each]
     return Asked(items, is_list, bool(extras.get("stream")), extras)
+
+
+def _of_embedding(task: Task, extras: Mapping[str, Any]) -> dict[str, Any]:
+    """The pipeline's arguments for what is asked of an embedding. Raises RequestError."""
+    asked = {name: extras[name] for name in EMBEDDING if name in extras}
+    does = {"truncation_direction": "right", "encoding_format": "float"} if task.name == "feature-extraction" else {}
+    for name, value in asked.items():
+        if not does or name == "prompt_name":
+            raise RequestError(f"{task.name} takes no {name} here")
+        if name in does and value != does[name]:
+            raise RequestError(f'{name}: "{does[name]}" is what there is')
+        kind = int if name == "dimensions" else bool
+        if name not in does and type(value) is not kind:
+            raise RequestError(f"{name} must be {'a whole number' if kind is int else 'true or false'}")
+    return {"truncation": asked["truncate"]} if "truncate" in asked else {}
 
 
 def parsed(body: bytes) -> object:
@@ -107,7 +121,7 @@ def answered(task: Task, request: Asked, predictions: list[Any]) -> tuple[bytes,
     if task.name == "text-to-audio" and not request.is_list:
         return bytes(predictions[0]["audio"]), FLAC
     shape = SHAPES.get(task.name, lambda prediction: prediction)
-    shaped = [shape(prediction) for prediction in predictions]
+    shaped = [_embedded(shape(prediction), request.extras or {}) for prediction in predictions]
     if task.name == "text-classification" and not request.is_list:
         shaped = [shaped]  # a list for each of the texts, also where there is one
     content = shaped if request.is_list else shaped[0]
@@ -196,6 +210,13 @@ async def _part(part: object, admission: Admission) -> object:
     if kind != "text" or not isinstance(part.get("text"), str):
         raise RequestError(f'the service knows no parts of type "{kind[:40]}"')
     return {"type": "text", "text": part["text"]}
+
+
+def _embedded(prediction: object, extras: Mapping[str, Any]) -> object:
+    """An embedding cut and made of length 1, where the client asks for it; everything else as it is."""
+    if "dimensions" in extras:
+        return vectors.shortened(vectors.array(prediction), extras["dimensions"])
+    return vectors.normalized(vectors.array(prediction)) if extras.get("normalize") else prediction
 
 
 def _ranked(prediction: Mapping[str, Any]) -> list[dict[str, Any]]:

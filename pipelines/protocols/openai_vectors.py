@@ -6,10 +6,9 @@ import base64
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipelines.errors import RequestError
 from pipelines.phases import Item
+from pipelines.protocols import vectors
 from pipelines.protocols.openai import MOST_INPUTS, Embed
 
 if TYPE_CHECKING:
@@ -37,22 +36,12 @@ def embeddings(asked: Embed, name: str, predictions: Sequence[Any], tokens: int)
     """The answer. A prediction is a vector; where the model gives one for each token, their mean."""
     data = []
     for index, prediction in enumerate(predictions):
-        vector = np.asarray(
-            prediction.float() if hasattr(prediction, "float") else prediction, np.float32
-        )  # NumPy has no bfloat16
+        vector = vectors.array(prediction)
         vector = vector.reshape(-1, vector.shape[-1]).mean(0)
         if asked.dimensions is not None:
-            vector = _shortened(vector, asked.dimensions)
+            vector = vectors.shortened(vector, asked.dimensions)
         kept: object = vector.tolist()
         if asked.encoding_format == "base64":
             kept = base64.b64encode(vector.astype("<f4").tobytes()).decode()
         data.append({"object": "embedding", "index": index, "embedding": kept})
     return {"object": "list", "data": data, "model": name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
-
-
-def _shortened(vector: np.ndarray, dimensions: int) -> np.ndarray:
-    """The first dimensions, of length 1, as OpenAI shortens its own."""
-    if dimensions > len(vector):
-        raise RequestError(f"dimensions: the model gives {len(vector)}")
-    cut = vector[:dimensions]
-    return cut / max(float(np.linalg.norm(cut)), 1e-12)

@@ -24,14 +24,9 @@ RAY = Path(sys.executable).parent
 def service(cluster, slow_model, tmp_path):
     started = []
 
-    def start(**serve) -> Served:
-        engine = {"batch": 4}
-        started.append(
-            Served(
-                tmp_path, cluster, "text-classification", slow_model, engine=engine, serve=serve,
-                model_kwargs={"trust_remote_code": True},
-            )
-        )  # fmt: skip
+    def start(model: str = slow_model, errors: dict | None = None, **serve) -> Served:
+        sections = {"engine": {"batch": 4}, "errors": errors or {}, "serve": serve, "model_kwargs": {"trust_remote_code": True}}
+        started.append(Served(tmp_path, cluster, "text-classification", model, **sections))
         return started[-1]
 
     yield start
@@ -112,6 +107,20 @@ def test_what_was_begun_is_finished(service, blow, book):
     asking.join()
     assert [status for status, _, _ in answers] == [200] * 40
     book(f"{blow.name} to dray serve", "what was begun was finished", "40 requests = 40 answers")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blow", ["hang", "ruin", "crash"])
+def test_work_that_a_replica_cannot_survive(service, trouble, blow, book):
+    served = service(trouble, errors={"timeout_s": 3})
+    (before,) = replicas()
+    ((status, _, _),) = ask_all(served.url, [f"time {blow} water"])
+    assert status in (0, *range(500, 600))
+    answers = ask_all(served.url, TEXTS[:20], at_once=4, tries=60)
+    assert {status for status, _, _ in answers} == {200}
+    (after,) = replicas()
+    assert before.pid != after.pid
+    book(f"a request at which the model does {blow}", "another replica took the place", "it failed, 20 others = 20 answers")
 
 
 @pytest.mark.slow

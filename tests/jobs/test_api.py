@@ -13,7 +13,7 @@ from transformers import pipeline
 
 from jobs.api import make_app
 from pipelines.config import parse_config
-from pipelines.errors import BusyError, RequestError
+from pipelines.errors import BusyError, ConfigError, RequestError
 from pipelines.phases import Item
 from pipelines.service import Service
 
@@ -94,6 +94,14 @@ def test_only_those_with_a_key_are_let_in(models, service):
         assert client.post("/", json={"inputs": TEXT}, headers={"Authorization": header}).status_code == status
     assert client.get("/healthz").json()["status"] == "ok"
     assert client.get("/openapi.json").status_code == 401
+
+
+def test_no_key_among_the_keys_lets_nobody_in(models, monkeypatch):
+    from jobs.serve import build
+
+    monkeypatch.setenv("DRAY_API_KEYS", " , ")
+    with pytest.raises(ConfigError, match="holds no key"):
+        build(config_of(models))
 
 
 def test_requests_have_names_and_lines_in_the_log(client, caplog):

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 
 import builders
 import httpx2
@@ -26,7 +27,8 @@ class Client:
     def __init__(self, task, model, **parameters):
         raw = {"task": task, "model": model, "parameters": parameters, "input": {"path": "-"}, "output": {"path": "-"}}
         config = parse_config(raw)
-        self.app = make_app(Service(config), config, NAME)
+        self.service = Service(config)
+        self.app = make_app(self.service, config, NAME)
 
     def __call__(self, ask):
         async def call():
@@ -148,6 +150,44 @@ def test_a_chat_is_answered(chat, chat_model):
     assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens > 8
     several = chat(lambda c: c.chat.completions.create(model=NAME, messages=MESSAGES, max_tokens=8, n=3, temperature=1.5))
     assert len(several.choices) == 3
+
+
+def test_an_answer_that_the_config_cuts_off_says_so(chat_model):
+    short = Client("text-generation", chat_model, max_new_tokens=3, do_sample=False)
+    found = short(lambda c: c.chat.completions.create(model=NAME, messages=MESSAGES, temperature=0))
+    assert found.usage.completion_tokens == 3
+    assert found.choices[0].finish_reason == "length"
+
+
+def test_who_hangs_up_while_text_is_streamed_frees_the_model(chat):
+    sent, steps = [], []
+    service, model = chat.service, chat.service.phases.pipe.model
+    body = json.dumps({"model": NAME, "messages": MESSAGES, "max_tokens": 2000, "temperature": 0, "stream": True}).encode()
+    incoming = [{"type": "http.request", "body": body, "more_body": False}]
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": "/v1/chat/completions",
+        "raw_path": b"", "query_string": b"", "root_path": "", "scheme": "http", "client": ("c", 1), "server": ("s", 80),
+        "headers": [(b"content-type", b"application/json")],
+    }  # fmt: skip
+
+    async def receive():
+        while not incoming and len(sent) < 4:
+            await asyncio.sleep(0.01)
+        return incoming.pop(0) if incoming else {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    forward = model.forward
+    model.forward = lambda *args, **options: steps.append(1) or forward(*args, **options)
+    try:
+        asyncio.run(asyncio.wait_for(chat.app(scope, receive, send), 60))
+        assert service.under_way == 0
+        chat(lambda c: c.chat.completions.create(model=NAME, messages=MESSAGES, max_tokens=3, temperature=0))
+    finally:
+        del model.forward
+    assert sent[0]["status"] == 200
+    assert len(steps) < 500
 
 
 def test_a_chat_is_streamed(chat):

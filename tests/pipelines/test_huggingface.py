@@ -73,6 +73,11 @@ def png(width=48, height=40, seed=0):
     return file.getvalue()
 
 
+def lengthened(vectors):
+    """Of length 1 each."""
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
 SOUND, PICTURE = builders.sound(1.3, 1), tiny_vision.picture(48, 40, seed=0)
 CALLS = [
     ("automatic-speech-recognition", "ctc", lambda c: c.automatic_speech_recognition(wav()), lambda p: p(SOUND.copy())),
@@ -99,6 +104,14 @@ CALLS = [
         lambda p: ranked(p("time and water", LABELS)),
     ),
     ("feature-extraction", "text_encoder", lambda c: c.feature_extraction("time and water"), lambda p: p("time and water")),
+    (
+        "feature-extraction", "text_encoder", lambda c: c.feature_extraction("time and water", normalize=True, truncate=True),
+        lambda p: lengthened(p("time and water")),
+    ),
+    (
+        "feature-extraction", "text_encoder", lambda c: c.feature_extraction("time and water", dimensions=4),
+        lambda p: lengthened(np.asarray(p("time and water"))[..., :4]),
+    ),
     (
         "document-question-answering", "layoutlm",
         lambda c: c.document_question_answering(
@@ -193,6 +206,29 @@ BAD = [
     (json.dumps({"inputs": ["a"] * 3000}).encode(), "may hold 1 to 2048"),
     (b'{"inputs": {"text": "a", "file": "b"}}', "takes no file"), (b'{"inputs": {"txt": "a"}}', "expected a text"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"prompt_name": "query"}, "takes no prompt_name"), ({"normalize": "yes"}, "normalize must be true or false"),
+        ({"dimensions": 2.5}, "dimensions must be a whole number"), ({"truncate": 1}, "truncate must be true or false"),
+        ({"truncation_direction": "left"}, '"right" is what there is'),
+        ({"encoding_format": "base64"}, '"float" is what there is'),
+    ],
+)  # fmt: skip
+def test_what_an_embedding_cannot_be(asked, message):
+    body = json.dumps({"inputs": "a", **asked}).encode()
+    with pytest.raises(RequestError) as error:
+        asyncio.run(huggingface.asked(TASKS["feature-extraction"], body, "application/json", Admission()))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("dimensions", [0, -1, 1000])
+def test_an_embedding_has_only_so_many_dimensions(folders, dimensions):
+    phases = Answering("feature-extraction", folders(builders.text_encoder)).phases
+    with pytest.raises(RequestError, match="dimensions: the model gives"):
+        respond(phases, json.dumps({"inputs": "a", "dimensions": dimensions}).encode())
 
 
 @pytest.mark.parametrize(("body", "message"), BAD, ids=range(len(BAD)))

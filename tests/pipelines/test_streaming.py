@@ -60,6 +60,28 @@ def test_what_is_generated_again_is_not_told_again():
     assert pieces == ["one ", "two ", "th", "ree"]
 
 
+def test_nothing_more_is_generated_for_those_who_have_left(chats):
+    heard, others = [], []
+
+    def hear(piece):
+        heard.append(piece)
+        leaving.has_left = len(heard) >= 2
+
+    leaving = Listener(hear)
+    items = [Item({"text": "time and"}, {"max_new_tokens": 200}, listener=leaving)]
+    steps = []
+    forward = chats.pipe.model.forward
+    chats.pipe.model.forward = lambda *args, **options: steps.append(1) or forward(*args, **options)
+    try:
+        generated(chats, items)
+        assert len(steps) < 20
+        both = [*items, Item({"text": "who made"}, {"max_new_tokens": 200}, listener=Listener(others.append))]
+        alone = generated(chats, [Item({"text": "who made"}, {"max_new_tokens": 200})])
+        assert generated(chats, both)[1] == alone[0] == "".join(others)
+    finally:
+        del chats.pipe.model.forward
+
+
 def test_a_batch_that_does_not_fit_is_told_once(chats, monkeypatch):
     forward, sizes, pieces = chats.pipe.forward, [], []
 
