@@ -15,7 +15,7 @@ examples: .venv/ready
 	$(BIN)/python -m demo.examples
 
 test: .venv/ready
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --durations=40 --durations-min=5
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

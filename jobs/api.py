@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 
 from jobs import openai_routes, ui
@@ -19,6 +20,7 @@ from pipelines.protocols import huggingface
 from pipelines.service import Service
 
 RETRY_S = 1  # after which a client that was sent away may come again
+TOO_MUCH = (LimitError.__name__, "OutOfMemoryError", "MemoryError")  # kinds of errors of items that fit nowhere here
 CLOSED = 499  # a client that has hung up; the status that proxies log for it
 
 log = logging.getLogger("dray")
@@ -75,8 +77,9 @@ def make_app(
 
 async def _streamed(request: Request, service: Service, asked: huggingface.Asked) -> Response:
     """Generated text as Hugging Face's client reads it: an event for each piece, the last with the whole text."""
-    if asked.is_list or service.task.name not in openai_routes.TEXT:
-        raise RequestError("stream: one text is generated at a time")
+    are_several = any(asked.items[0].options.get(name) not in (None, 1) for name in ("num_return_sequences", "num_beams"))
+    if asked.is_list or are_several or service.task.name not in openai_routes.TEXT:
+        raise RequestError("stream: one text is generated at a time, and one answer to it")
     telling = Telling(service, asked.items[0])
     await telling.begun(request)
 
@@ -92,11 +95,12 @@ async def _streamed(request: Request, service: Service, asked: huggingface.Asked
         finally:
             telling.cancel()
 
-    return StreamingResponse(events(), media_type="text/event-stream")
+    # Events that nobody begins to take, because the client has gone by then, are not ended by their own `finally`.
+    return StreamingResponse(events(), media_type="text/event-stream", background=BackgroundTask(telling.cancel))
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    is_too_much = isinstance(error, RowError) and error.kind == LimitError.__name__
+    is_too_much = isinstance(error, RowError) and error.kind in TOO_MUCH
     return _error(request, str(error), 413 if is_too_much else getattr(error, "status", 422))
 
 

@@ -129,7 +129,7 @@ def _tune(parsed: argparse.Namespace) -> int:
 
 
 def _serve(parsed: argparse.Namespace) -> int:
-    from jobs.serve import run
+    from jobs.hosting import run
     from pipelines.config import load_config
 
     run(load_config(parsed.config, parsed.set), parsed.address)

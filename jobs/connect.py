@@ -17,6 +17,8 @@ from ray.data import DataContext
 from jobs.storage import reason
 from pipelines.errors import ConfigError
 
+LOCAL = "local"  # as an address: a cluster of this process's own
+
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
@@ -27,16 +29,14 @@ def connected(address: str | None) -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says of an error, the job's own message says
     ours = not ray.is_initialized()
     if ours:
+        found = resolved(address)
         try:
-            found = _answering(address)
             with _silent_stderr():
                 # A cluster of this process's own ends with it: nobody looks at its dashboard, which takes seconds to start.
-                own = {"include_dashboard": False} if found == "local" else {}
+                own = {"include_dashboard": False} if found == LOCAL else {}
                 ray.init(address=found, logging_level=logging.ERROR, log_to_driver=False, **own)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            asked = address or os.environ.get("RAY_ADDRESS", "auto")
-            hint = "" if "RAY_AUTH_MODE" in os.environ else "; if it asks for a token, set RAY_AUTH_MODE=token here as well"
-            raise ConfigError(f"--address: no Ray cluster answers at {asked}: {reason(error)}{hint}") from None
+            raise _unreachable(address, error) from None
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -50,21 +50,33 @@ def connected(address: str | None) -> Iterator[None]:
             ray.shutdown()
 
 
-def _answering(address: str | None) -> str:
-    """Where to connect: the address of a cluster that answers, or "local" where none was asked for.
+def resolved(address: str | None) -> str:
+    """Where to connect: the address of a cluster that answers, or LOCAL where there is none and none was asked for.
 
     Ray waits for minutes for a cluster that is not there, and finds a dead one by the file that it left behind.
 
     Raises:
-        ConnectionError: nothing answers at an address that was asked for.
-        ValueError: not an address.
+        ConfigError: nothing answers at an address that was asked for, or it is none.
     """
+    try:
+        return _answering(address)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise _unreachable(address, error) from None
+
+
+def _unreachable(address: str | None, error: Exception) -> ConfigError:
+    asked = address or os.environ.get("RAY_ADDRESS", "auto")
+    hint = "" if "RAY_AUTH_MODE" in os.environ else "; if it asks for a token, set RAY_AUTH_MODE=token here as well"
+    return ConfigError(f"--address: no Ray cluster answers at {asked}: {reason(error)}{hint}")
+
+
+def _answering(address: str | None) -> str:
     asked = address or os.environ.get("RAY_ADDRESS")
-    if asked is not None and (asked == "local" or "://" in asked):
+    if asked is not None and (asked == LOCAL or "://" in asked):
         return asked
     found: str | None = canonicalize_bootstrap_address(asked)
     if found is None:
-        return "local"
+        return LOCAL
     host, port = parse_address(found)
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
@@ -72,7 +84,7 @@ def _answering(address: str | None) -> str:
         if asked not in (None, "auto"):
             raise ConnectionError(reason(error)) from None
         print(f"dray: the Ray cluster started here last, {found}, does not answer; starting one for this run", file=sys.stderr)
-        return "local"
+        return LOCAL
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.background import BackgroundTask
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 
@@ -108,7 +109,7 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
             finally:
                 telling.cancel()
 
-        return StreamingResponse(events(), media_type="text/event-stream")
+        return StreamingResponse(events(), media_type="text/event-stream", background=BackgroundTask(telling.cancel))
 
     @app.post("/v1/chat/completions", openapi_extra=taking(openai.Chat.model_json_schema()))
     async def chat(request: Request) -> Response:
@@ -135,7 +136,7 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
                 raise RequestError("n, prompt: one answer at a time is streamed")
             return await streamed(request, items[0], asked, limit)
         found = await outcomes(request, service, items)
-        choices = openai_text.completed(pipe, asked, items, [each.prediction for each in found], limit)  # type: ignore[arg-type]
+        choices = openai_text.completed(pipe, asked, items, [each.prediction for each in found], limit)
         return JSONResponse(openai_text.completion_answer(name, choices, round(sum(each.meter.elements for each in found))))
 
 

@@ -16,7 +16,7 @@ from jobs.retries import install
 from pipelines.config import JobConfig
 from pipelines.engine import Outcome
 from pipelines.meter import Meter
-from pipelines.models.loading import load_phases
+from pipelines.models.loading import in_passing_thread, load_phases
 from pipelines.phases import Phases
 from pipelines.tuned import Tuner
 from pipelines.watch import Watch
@@ -50,7 +50,7 @@ class Worker:
         install()
         torch.set_num_threads(self.threads)
         device = "cuda" if self.accelerator and torch.cuda.is_available() else "cpu"
-        return load_phases(self.config, weights, device)
+        return in_passing_thread(lambda: load_phases(self.config, weights, device))
 
     def tuner(self, phases: Phases) -> Tuner:
         """The limits of the batches of `phases`, which this worker has loaded."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipelines import cells, continuous, fetch, generation, routing, schemas, tasks
+from pipelines import cells, continuous, fetch, generation, positions, routing, schemas, tasks
 from pipelines.batching import Inputs, Limits, Output, Part, cast, collate, elements, plain, split
 from pipelines.compiled import bucket, collate_bucketed, has_buckets
 from pipelines.config import JobConfig
@@ -173,6 +173,7 @@ class Phases:
         for inputs, seconds in self._model_inputs(routed):
             if self._continues and "input_ids" in inputs:
                 generation.refuse_endless(self.pipe, inputs)
+            positions.refuse_longer(inputs, self._positions)
             cost = self._cost(inputs)
             shares = self.task.shares(self.pipe, inputs, routed.during) if cost and not is_alone else Sharing.ALONE
             group = Sharing.ALONE if shares is Sharing.ALONE else (key, shares)
@@ -265,6 +266,10 @@ class Phases:
         except Exception:  # models that look at values cannot run without weights
             return None
         return wanted.ndim, wanted.shape[-1]
+
+    @functools.cached_property
+    def _positions(self) -> int | None:
+        return positions.known(self.pipe, self.task.name)
 
     @functools.cached_property
     def _is_chunked(self) -> bool:

@@ -90,7 +90,7 @@ def _until_left(listeners: Sequence[Listener | None]) -> StoppingCriteriaList:
     import torch
     from transformers import StoppingCriteria, StoppingCriteriaList
 
-    class Left(StoppingCriteria):
+    class Left(StoppingCriteria):  # type: ignore[misc]  # has no types
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
             left = [listener is not None and listener.has_left for listener in listeners]
             return torch.tensor(left, device=input_ids.device)

@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import uvicorn
 import yaml
-from conftest import ROOT, Cluster, free_port
+from conftest import ROOT, free_port
 
 from jobs.api import make_app
 from pipelines.config import parse_config
@@ -24,9 +24,9 @@ from pipelines.service import Service
 
 
 class Served:
-    """A `dray serve` process on a cluster; `url` answers."""
+    """A `dray serve` process on the cluster at an address, or with a Ray of its own ("local"); `url` answers."""
 
-    def __init__(self, folder: Path, cluster: Cluster, task: str, model: str, keys: str = "", **sections: dict) -> None:
+    def __init__(self, folder: Path, address: str, task: str, model: str, keys: str = "", **sections: dict) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         sections["serve"] = {**sections.get("serve", {}), "port": port}
@@ -35,7 +35,7 @@ class Served:
         self.config.write_text(yaml.safe_dump(raw))
         self.process = subprocess.Popen(
             [sys.executable, "-u", "-m", "jobs.cli", "serve", str(self.config)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-            env={**os.environ, "RAY_ADDRESS": cluster.address, **({"DRAY_API_KEYS": keys} if keys else {})},
+            env={**os.environ, "RAY_ADDRESS": address, **({"DRAY_API_KEYS": keys} if keys else {})},
             stderr=subprocess.STDOUT,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pipelines import tasks
 from pipelines.compiled import compile_model
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import Pipeline, PreTrainedModel
 
+T = TypeVar("T")
 COMPONENTS = ("tokenizer", "feature_extractor", "image_processor", "video_processor", "processor")
 
 
@@ -57,6 +59,16 @@ def load_phases(config: JobConfig, weights: bool, device: str = "cpu") -> Phases
 
         return Requests(pipe, config, task)
     return Phases(pipe, config, task)
+
+
+def in_passing_thread(load: Callable[[], T]) -> T:
+    """What `load` gives, from a thread that ends with it, and with it the threads that torch has started for it.
+
+    Each thread that calls torch gets helpers of its own, which stay. Where they are more than the cores, libgomp lets all of
+    them sleep between two operations instead of spinning, and a model of many small operations takes up to 1.4 times as long.
+    """
+    with ThreadPoolExecutor(1, "loading") as threads:
+        return threads.submit(load).result()
 
 
 def resolve_task(config: JobConfig) -> Task:

@@ -96,7 +96,7 @@ def _of_embedding(task: Task, extras: Mapping[str, Any]) -> dict[str, Any]:
         kind = int if name == "dimensions" else bool
         if name not in does and type(value) is not kind:
             raise RequestError(f"{name} must be {'a whole number' if kind is int else 'true or false'}")
-    return {"truncation": asked["truncate"]} if "truncate" in asked else {}
+    return {"truncation": True} if asked.get("truncate") else {}  # the config's own choice is not taken back
 
 
 def parsed(body: bytes) -> object:

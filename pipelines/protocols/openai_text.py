@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.admission import Admission
 from pipelines.errors import RequestError
-from pipelines.online import TOKENIZING
 from pipelines.phases import Item
 from pipelines.protocols.huggingface import message
 from pipelines.protocols.openai import MOST_INPUTS, Chat, Complete, Generate
@@ -81,10 +80,7 @@ class Answer:
     @property
     def tokens(self) -> int:
         """Of the text so far."""
-        if not self._text:
-            return 0
-        with TOKENIZING:
-            return len(self._pipe.tokenizer(self._text, add_special_tokens=False)["input_ids"])
+        return len(self._pipe.tokenizer(self._text, add_special_tokens=False)["input_ids"]) if self._text else 0
 
     @property
     def reason(self) -> Literal["stop", "length"]:

@@ -25,6 +25,7 @@ CLIENTS, REQUESTS, LONG_SHARE = 64, 1500, 0.1
 SHORT, LONG = (5, 20), (300, 480)  # words
 ROUNDS = 2  # in turns
 ALONE = 100  # requests of one client
+TURN, PAUSE_S, SETTLE_S = 10, 0.02, 0.5  # of them
 CLIP_S, LONG_S, CLIP_CLIENTS, CLIPS = (2.0, 6.0), 600.0, 4, 150
 
 PLAIN = """
@@ -164,7 +165,10 @@ def _quantiles(seconds: Sequence[float]) -> tuple[float, float]:
 
 
 def alone(server: Server, model: str, texts: Sequence[str]) -> None:
-    """What HTTP, routing and batching add to the bare forward, for one client."""
+    """What HTTP, routing and batching add to the bare forward, for one client.
+
+    In turns of several texts, with pauses: torch's threads spin for a while after a forward, and keep the service from a core.
+    """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     torch.set_num_threads(2)
@@ -180,11 +184,18 @@ def alone(server: Server, model: str, texts: Sequence[str]) -> None:
     async def added() -> list[float]:
         found = []
         async with aiohttp.ClientSession() as session:
-            for each in texts:
-                least = forward(each)
-                started = time.perf_counter()
-                assert await text(session, server.url, each) == 200
-                found.append(time.perf_counter() - started - least)
+            for start in range(0, len(texts), TURN):
+                some = texts[start : start + TURN]
+                least = []
+                for each in some:
+                    least.append(forward(each))
+                    await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(SETTLE_S)
+                for each, shortest in zip(some, least, strict=True):
+                    started = time.perf_counter()
+                    assert await text(session, server.url, each) == 200
+                    found.append(time.perf_counter() - started - shortest)
+                    await asyncio.sleep(PAUSE_S)
         return found
 
     milliseconds = 1000 * statistics.median(asyncio.run(added()))

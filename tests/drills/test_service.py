@@ -1,13 +1,18 @@
 """The service while things go wrong: replicas die, more is asked than it can take, it is told to stop."""
 
+import asyncio
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
+import aiohttp
 import builders
 import psutil
 import pytest
@@ -18,15 +23,17 @@ from serving import Served, ask_all
 SECONDS = 0.2  # that the model takes for a batch
 TEXTS = builders.texts(200, median=8)
 RAY = Path(sys.executable).parent
+# "": on the cluster, behind Serve's proxy; "local": a Ray of its own, where the replica listens itself
+EVERYWHERE = pytest.mark.parametrize("where", ["", "local"], ids=["cluster", "own"])
 
 
 @pytest.fixture
 def service(cluster, slow_model, tmp_path):
     started = []
 
-    def start(model: str = slow_model, errors: dict | None = None, **serve) -> Served:
+    def start(model: str = slow_model, errors: dict | None = None, where: str = "", **serve) -> Served:
         sections = {"engine": {"batch": 4}, "errors": errors or {}, "serve": serve, "model_kwargs": {"trust_remote_code": True}}
-        started.append(Served(tmp_path, cluster, "text-classification", model, **sections))
+        started.append(Served(tmp_path, where or cluster.address, "text-classification", model, **sections))
         return started[-1]
 
     yield start
@@ -64,8 +71,9 @@ def test_a_killed_replica_loses_nothing_that_can_be_asked_again(service, book):
 
 
 @pytest.mark.slow
-def test_more_than_it_can_take_is_refused_and_it_stays_healthy(service, book):
-    served = service(max_requests=8)
+@EVERYWHERE
+def test_more_than_it_can_take_is_refused_and_it_stays_healthy(service, where, book):
+    served = service(where=where, max_requests=8)
     answers = ask_all(served.url, TEXTS, at_once=100)
     statuses = [status for status, _, _ in answers]
     assert set(statuses) == {200, 503}
@@ -96,9 +104,10 @@ def test_replicas_are_added_where_there_is_much_to_do(service, book):
 
 
 @pytest.mark.slow
+@EVERYWHERE
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM])
-def test_what_was_begun_is_finished(service, blow, book):
-    served = service()
+def test_what_was_begun_is_finished(service, where, blow, book):
+    served = service(where=where)
     answers: list = []
     asking = threading.Thread(target=lambda: answers.extend(ask_all(served.url, TEXTS[:40], at_once=40)))
     asking.start()
@@ -110,9 +119,10 @@ def test_what_was_begun_is_finished(service, blow, book):
 
 
 @pytest.mark.slow
+@EVERYWHERE
 @pytest.mark.parametrize("blow", ["hang", "ruin", "crash"])
-def test_work_that_a_replica_cannot_survive(service, trouble, blow, book):
-    served = service(trouble, errors={"timeout_s": 3})
+def test_work_that_a_replica_cannot_survive(service, trouble, where, blow, book):
+    served = service(trouble, errors={"timeout_s": 3}, where=where)
     (before,) = replicas()
     ((status, _, _),) = ask_all(served.url, [f"time {blow} water"])
     assert status in (0, *range(500, 600))
@@ -121,6 +131,28 @@ def test_work_that_a_replica_cannot_survive(service, trouble, blow, book):
     (after,) = replicas()
     assert before.pid != after.pid
     book(f"a request at which the model does {blow}", "another replica took the place", "it failed, 20 others = 20 answers")
+
+
+@pytest.mark.slow
+def test_who_hangs_up_gives_the_place_to_others(service):
+    """Where the replica listens itself, as behind Serve's proxy."""
+    served = service(where="local", max_requests=40)
+
+    def under_way() -> int:
+        with urllib.request.urlopen(f"{served.url}/healthz") as answer:
+            return json.load(answer)["under_way"]
+
+    async def ask_and_leave() -> None:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.3)) as session:
+            body = {"inputs": TEXTS[:40]}
+            with contextlib.suppress(TimeoutError):
+                await session.post(served.url, json=body)
+
+    asyncio.run(ask_and_leave())
+    deadline = time.monotonic() + 20
+    while under_way() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert under_way() == 0
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from transformers import pipeline
 
 from jobs.api import make_app
 from pipelines.config import parse_config
-from pipelines.errors import BusyError, ConfigError, RequestError
+from pipelines.errors import BusyError, ConfigError, LimitError, RequestError, RowError
 from pipelines.phases import Item
 from pipelines.service import Service
 
@@ -131,6 +131,15 @@ class Stuck(Service):
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(MemoryError(), 413), (LimitError("longer than 3 s"), 413), (ValueError("no such label"), 422)],
+)
+def test_what_fits_nowhere_is_too_large(models, service, error, status):
+    client = TestClient(make_app(Stuck(service, RowError.wrap("forward", error)), config_of(models), NAME))
+    assert ask(client).status_code == status
 
 
 def test_over_capacity_clients_are_told_when_to_come_again(models, service):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -9,16 +10,23 @@ import urllib.request
 
 import pytest
 import ray
+import yaml
 from comparing import differences
+from conftest import free_port
 from serving import Served, ask_all
 from transformers import pipeline
+
+from pipelines.config import ServeConfig
+from pipelines.errors import ConfigError
 
 TEXT = "the people who made this"
 
 
 @pytest.fixture(scope="module")
 def served(cluster, models, tmp_path_factory):
-    service = Served(tmp_path_factory.mktemp("serve"), cluster, "text-classification", models.text_classifier, keys="letmein")
+    service = Served(
+        tmp_path_factory.mktemp("serve"), cluster.address, "text-classification", models.text_classifier, keys="letmein"
+    )
     yield service
     assert "finishing" in service.stop()
 
@@ -35,6 +43,36 @@ print(json.dumps(client.text_classification({TEXT!r}, top_k=2)))
     assert done.returncode == 0, done.stderr
     expected = pipeline("text-classification", model=models.text_classifier)(TEXT, top_k=2)
     assert not differences(json.loads(done.stdout), expected)
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"model": "./nothing-here"}, "nothing-here"),
+        ({"parameters": {"top_kk": 1}}, "top_kk"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_a_sentence(models, tmp_path, sections, says):
+    raw = {"task": "text-classification", "model": models.text_classifier, "input": {"path": "-"}, "output": {"path": "-"}}
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump({**raw, **sections}))
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "serve", str(tmp_path / "serve.yaml"), "--address", "local"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_port_that_is_taken():
+    from jobs.hosting import _refuse_taken
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(ConfigError, match=r"serve\.port: nobody can listen at .*: Address already in use"):
+            _refuse_taken(ServeConfig(port=other.getsockname()[1]))
+    _refuse_taken(ServeConfig(port=free_port()))
 
 
 def test_others_are_not_let_in(served):

@@ -224,6 +224,13 @@ def test_what_an_embedding_cannot_be(asked, message):
     assert message in str(error.value)
 
 
+def test_what_the_config_cuts_off_a_client_does_not_bring_back():
+    for sent, options in (({"truncate": True}, {"truncation": True}), ({"truncate": False}, {})):
+        body = json.dumps({"inputs": "a", **sent}).encode()
+        request = asyncio.run(huggingface.asked(TASKS["feature-extraction"], body, "application/json", Admission()))
+        assert request.items[0].options == options
+
+
 @pytest.mark.parametrize("dimensions", [0, -1, 1000])
 def test_an_embedding_has_only_so_many_dimensions(folders, dimensions):
     phases = Answering("feature-extraction", folders(builders.text_encoder)).phases

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from types import SimpleNamespace
 
 import builders
@@ -15,8 +15,9 @@ from pipelines.config import parse_config
 from pipelines.engine import predict
 from pipelines.errors import BusyError, RowError
 from pipelines.models.loading import load_phases
-from pipelines.online import AHEAD_BUDGETS, Batcher, _Waiting, choose
+from pipelines.online import AHEAD_BUDGETS, Batcher
 from pipelines.phases import Item
+from pipelines.service import one_at_a_time
 from pipelines.watch import Watch
 
 SOON = 20.0  # seconds that nothing here takes
@@ -83,7 +84,7 @@ def held(phases, batcher):
     phases.open.clear()
     first = batcher.submit(item_of(1))
     deadline = time.monotonic() + SOON
-    while batcher._waiting or not phases.made:
+    while batcher._turns.waiting or not phases.made:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     return first
@@ -101,7 +102,7 @@ def test_requests_share_batches_and_get_their_own_answers():
     batcher = batcher_of(phases)
     held(phases, batcher)
     answers = [batcher.submit(item_of(number, number + 1)) for number in range(4, 10)]
-    until(lambda: len(batcher._waiting) == 12)
+    until(lambda: len(batcher._turns.waiting) == 12)
     phases.open.set()
     assert [answer.result(SOON).prediction for answer in answers] == [[2 * n, 2 * n + 2] for n in range(4, 10)]
     assert len(phases.batches) < 8
@@ -131,9 +132,9 @@ def test_short_requests_get_in_between_the_parts_of_a_long_one():
     batcher = batcher_of(phases, elements=40)
     held(phases, batcher)
     long = batcher.submit(item_of(*[20] * 200))
-    until(lambda: len(batcher._waiting) == AHEAD)
+    until(lambda: len(batcher._turns.waiting) == AHEAD)
     short = [batcher.submit(item_of(number)) for number in (3, 19)]
-    until(lambda: len(batcher._waiting) == AHEAD + 2)
+    until(lambda: len(batcher._turns.waiting) == AHEAD + 2)
     phases.open.set()
     assert [answer.result(SOON).prediction for answer in short] == [[6], [38]]
     assert long.result(SOON).prediction == [40] * 200
@@ -145,7 +146,7 @@ def test_only_the_next_parts_of_a_long_request_are_made():
     batcher = batcher_of(phases, elements=40)
     held(phases, batcher)
     long = batcher.submit(item_of(*[20] * 1000))
-    until(lambda: len(batcher._waiting) == AHEAD)
+    until(lambda: len(batcher._turns.waiting) == AHEAD)
     time.sleep(0.05)
     assert phases.made == 1 + AHEAD
     phases.open.set()
@@ -185,7 +186,7 @@ def test_batches_are_told_of():
     batcher = batcher_of(phases, heard=ran.append)
     held(phases, batcher)
     answers = [batcher.submit(item_of(number)) for number in (10, 12)]
-    until(lambda: len(batcher._waiting) == 2)
+    until(lambda: len(batcher._turns.waiting) == 2)
     phases.open.set()
     for answer in answers:
         answer.result(SOON)
@@ -236,42 +237,16 @@ def test_a_part_waits_no_longer_than_it_must(monkeypatch):
     assert slow.result(SOON).prediction == [8]
 
 
-def waiting(*spaces):
-    request = SimpleNamespace(answer=Future())
-    return [_Waiting(float(due), 0.0, request, 0, Part({}, space)) for due, space in enumerate(spaces)]
-
-
-@pytest.mark.parametrize(
-    ("spaces", "together"),
-    [((7, 22, 300, 12), [7, 12, 22]), ((300, 22, 480, 420), [300, 420]), ((22, *[30] * 3, 480), [22, 30, 30, 30])],
-)
-def test_what_is_due_shares_its_batch_with_its_like_and_with_what_pads_less_than_a_batch_costs(spaces, together):
-    assert [each.part.space for each in choose(waiting(*spaces), Limits.budget(1024, 1 / 16))] == together
-
-
 def test_a_batch_that_is_not_full_lets_another_in_between():
     phases = Doubling()
     batcher = batcher_of(phases, elements=64)
     held(phases, batcher)
     answers = [batcher.submit(item_of(number)) for number in (2, 2, 60)]
-    until(lambda: len(batcher._waiting) == 3)
+    until(lambda: len(batcher._turns.waiting) == 3)
     phases.open.set()
     for answer in answers:
         answer.result(SOON)
     assert phases.batches[1:] == [[2, 2], [60]]
-    batcher._last = 2
-    with batcher._lock:
-        assert [each.part.space for each in batcher._chosen(waiting(2, 60))] == [60]
-        assert [each.part.space for each in batcher._chosen(waiting(2, 60))] == [2]
-
-
-def test_what_is_due_is_passed_over_once_at_most():
-    batcher = batcher_of(Doubling(), elements=1000)
-    first = _Waiting(0.0, 0.0, SimpleNamespace(answer=Future()), 0, Part({}, 100, group="mine"))
-    others = [_Waiting(float(due), 0.0, first.request, 0, Part({}, 100, group=due)) for due in range(1, 4)]
-    batcher._last = 100
-    chosen = [batcher._chosen([first, *others])[0] for _ in range(4)]
-    assert [each is first for each in chosen] == [False, True, False, True]
 
 
 def test_a_panic_of_native_code_is_the_rows_error():
@@ -281,19 +256,15 @@ def test_a_panic_of_native_code_is_the_rows_error():
     assert batcher.submit(item_of(5)).result(SOON).prediction == [10]
 
 
-def test_two_threads_never_tokenize_at_once():
-    phases, at_once, most = Doubling(), [], []
-    phases.pipe = SimpleNamespace(tokenizer=object())
+def test_threads_share_a_tokenizer(models):
+    """Each call sets how texts are cut off; without a lock others' settings are used, or it fails."""
+    raw = {"task": "text-classification", "model": models.text_classifier, "input": {"path": "-"}, "output": {"path": "-"}}
+    pipe = load_phases(parse_config(raw), weights=False).pipe
+    one_at_a_time(pipe)
+    text = " ".join(["time and water"] * 2000)
 
-    def preprocess(item):
-        at_once.append(1)
-        most.append(len(at_once))
-        time.sleep(0.005)
-        at_once.pop()
-        yield Part({"x": 1}, cost=1)
+    def tokens(longest):
+        return {len(pipe.tokenizer(text, truncation=True, max_length=longest)["input_ids"]) for _ in range(20)}
 
-    phases.preprocess = preprocess
-    batcher = batcher_of(phases, threads=4)
-    for answer in [batcher.submit(item_of(1)) for _ in range(12)]:
-        answer.result(SOON)
-    assert max(most) == 1
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(tokens, [10, 20, 30, 40])) == [{10}, {20}, {30}, {40}]
