@@ -31,7 +31,8 @@ class Fused:
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=True)
         self._tuner = worker.tuner(self._phases)
-        self._schema, self._stopwatch = worker.schema, Stopwatch()
+        self._lanes = worker.lanes(self._phases)
+        self._schema, self._stopwatch = worker.schema, Stopwatch(self._lanes.count)
         self._watch, self._guard = worker.guard("fused")
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -52,7 +53,8 @@ class Fused:
 
     def _predicted(self, items: list[Item], one_by_one: bool) -> list[Outcome]:
         blocks = [[item] for item in items] if one_by_one else [items]
-        return [outcome for block in blocks for outcome in predict(self._phases, block, self._tuner.limits, self._watch)]
+        limits, watch = self._tuner.limits, self._watch
+        return [outcome for block in blocks for outcome in predict(self._phases, block, limits, watch, self._lanes)]
 
 
 class Preprocess:
@@ -107,7 +109,9 @@ class Forward:
 
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=True)
-        self._tuner, self._stopwatch = worker.tuner(self._phases), Stopwatch()
+        self._tuner = worker.tuner(self._phases)
+        self._lanes = worker.lanes(self._phases)
+        self._stopwatch = Stopwatch(self._lanes.count)
         self._watch, self._guard = worker.guard("forward")
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -144,7 +148,8 @@ class Forward:
     def _results(self, queue: list[list[Part]], one_by_one: bool) -> list[tuple[Output | RowError, Meter]]:
         """Of all parts of all rows."""
         together = queue if one_by_one else [[part for parts in queue for part in parts]]
-        return [result for parts in together for result in forward_parts(self._phases, parts, self._tuner.limits, self._watch)]
+        limits, watch = self._tuner.limits, self._watch
+        return [result for parts in together for result in forward_parts(self._phases, parts, limits, watch, self._lanes)]
 
 
 class Postprocess:

@@ -75,8 +75,10 @@ class Probe:
 
     def __init__(self, worker: Worker, table: pa.Table) -> None:
         self._phases = worker.load(weights=True)
+        self._subject = Subject.of(self._phases, worker.identity)
         self._tuner = dataclasses.replace(worker, tuning_s=SECONDS).tuner(self._phases)
-        self._identity, self._watch = worker.identity, Watch(worker.config.errors.timeout_s)
+        self._lanes = worker.lanes(self._phases)
+        self._watch = Watch(worker.config.errors.timeout_s)
         self._items = [item for item in rows.items(table, self._phases) if isinstance(item, Item)]
         self._parts = sample_parts(self._phases, self._items, self._watch, SECONDS)
 
@@ -87,13 +89,13 @@ class Probe:
     def tune(self) -> tuple[Subject, list[Bucket], Limits]:
         """Finds the limits, and remembers them on this node."""
         buckets = self._tuner.learn(self._parts, self._watch)
-        return Subject.of(self._phases, self._identity), buckets, self._tuner.limits
+        return self._subject, buckets, self._tuner.limits
 
     def rate(self, seconds: float) -> float:
         """Real elements per second of all three phases, which share the cores; measured for about so many seconds."""
         started, done = time.perf_counter(), 0.0
         while time.perf_counter() - started < seconds:
-            outcomes = predict(self._phases, self._items, self._tuner.limits, self._watch)
+            outcomes = predict(self._phases, self._items, self._tuner.limits, self._watch, self._lanes)
             done += sum(outcome.meter.elements for outcome in outcomes)
         return done / (time.perf_counter() - started)
 

@@ -15,6 +15,7 @@ from jobs.ledger import Guard
 from jobs.retries import install
 from pipelines.config import JobConfig
 from pipelines.engine import Outcome
+from pipelines.lanes import Lanes
 from pipelines.meter import Meter
 from pipelines.models.loading import in_passing_thread, load_phases
 from pipelines.phases import Phases
@@ -52,8 +53,12 @@ class Worker:
         device = "cuda" if self.accelerator and torch.cuda.is_available() else "cpu"
         return in_passing_thread(lambda: load_phases(self.config, weights, device))
 
+    def lanes(self, phases: Phases) -> Lanes:
+        """The threads that run the model of `phases`, which this worker has loaded; torch has theirs from now on."""
+        return Lanes(phases, self.threads)
+
     def tuner(self, phases: Phases) -> Tuner:
-        """The limits of the batches of `phases`, which this worker has loaded."""
+        """The limits of the batches of `phases`, which this worker has loaded: of one with as many threads as torch now has."""
         return Tuner(phases, self.config.engine.batch, self.identity, self.tuning_s)
 
     def guard(self, operator: str) -> tuple[Watch, Guard]:
@@ -63,9 +68,10 @@ class Worker:
 
 
 class Stopwatch:
-    """Seconds in which an actor's model does not run, from its first call to the end of the last one."""
+    """Seconds in which an actor's model does not run, from its first call to the end of the last one, summed over its lanes."""
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: int) -> None:
+        self._lanes = lanes
         self._since: float | None = None
 
     def start(self) -> None:
@@ -77,7 +83,7 @@ class Stopwatch:
         """Since the end of the last call, between the calls and in this one, of which the model took `forward_s`."""
         now = time.perf_counter()
         since, self._since = self._since or now, now
-        return max(0.0, now - since - forward_s)
+        return max(0.0, self._lanes * (now - since) - forward_s)
 
 
 def peak_bytes() -> int:

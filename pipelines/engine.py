@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pipelines.batching import Limits, Output, Part, bisect, free_cached_memory, is_lasting, pack, ripe
+from pipelines.batching import Limits, Output, Part, bisect, divided, free_cached_memory, is_lasting, pack, ripe
 from pipelines.errors import RowError
 from pipelines.fetch import ahead
+from pipelines.lanes import Lanes
 from pipelines.meter import Meter
+from pipelines.padding import Sharing
 from pipelines.phases import Item, Phases
 from pipelines.watch import Watch
 
@@ -86,11 +89,17 @@ def sample_parts(phases: Phases, items: Sequence[Item], watch: Watch, seconds: f
     return parts
 
 
-def forward_parts(phases: Phases, parts: Sequence[Part], limits: Limits, watch: Watch) -> list[tuple[Output | RowError, Meter]]:
-    """The output of each part, or the error it raises when it is alone, and what it took. In order."""
+def forward_parts(
+    phases: Phases, parts: Sequence[Part], limits: Limits, watch: Watch, lanes: Lanes | None = None
+) -> list[tuple[Output | RowError, Meter]]:
+    """The output of each part, or the error it raises when it is alone, and what it took. In order.
+
+    `lanes` are of the same phases; without, the caller's thread runs the model.
+    """
+    lanes = lanes or Lanes(phases)
     results: list[tuple[Output | RowError, Meter]] = [(RowError("forward", "RuntimeError", "not run"), Meter()) for _ in parts]
 
-    def run(batch: Sequence[int]) -> None:
+    def run(phases: Phases, share: int, batch: Sequence[int]) -> None:
         began, started = time.time(), time.perf_counter()
         with watch.on("forward", [parts[index].key for index in batch], phases.batches_at_once):
             try:
@@ -99,7 +108,7 @@ def forward_parts(phases: Phases, parts: Sequence[Part], limits: Limits, watch: 
                 if is_lasting(error):
                     watch.ruined(error)
                 raise
-        seconds = time.perf_counter() - started
+        seconds = share * (time.perf_counter() - started)
         longest = max(parts[index].space for index in batch)
         total = sum(parts[index].cost for index in batch) or 1
         for index, output in zip(batch, outputs, strict=True):
@@ -117,17 +126,47 @@ def forward_parts(phases: Phases, parts: Sequence[Part], limits: Limits, watch: 
         results[batch[0]][1].add(Meter(out_of_memory=1, batch_elements=limits.elements))
         free_cached_memory()
 
-    batches = deque(pack(parts, limits))
-    while batches:
-        batch = batches.popleft()
-        room = limits.room(max(parts[index].space for index in batch))
-        if len(batch) > room:  # limits have become lower since it was packed
-            batches.appendleft(batch[room:])
-            batch = batch[:room]
-        phases.stage([parts[index] for index in batches[0]] if batches else [])
-        bisect(batch, run, failed, out_of_memory)
+    def drain(batches: _Batches, share: int, phases: Phases) -> None:
+        for batch, following in batches:
+            phases.stage([parts[index] for index in following])
+            bisect(batch, functools.partial(run, phases, share), failed, out_of_memory)
+
+    def fitting(batch: Sequence[int]) -> int:
+        return limits.room(max(parts[index].space for index in batch))
+
+    packed = pack(parts, limits)
+    for_all = [batch for batch in packed if parts[batch[0]].group is Sharing.ALONE]
+    for_one = divided([batch for batch in packed if parts[batch[0]].group is not Sharing.ALONE], parts, lanes.count)
+    if len(for_one) < lanes.count:
+        for_all, for_one = packed, []
+    if for_one:
+        lanes.run(functools.partial(drain, _Batches(for_one, fitting), 1))
+    if for_all:
+        with lanes.wide() as widely:
+            drain(_Batches(for_all, fitting), lanes.count, widely)
     phases.unstage()
     return results
+
+
+class _Batches:
+    """Batches of which each thread takes the next that no other has taken, with a look at the one after it."""
+
+    def __init__(self, batches: Sequence[list[int]], fitting: Callable[[Sequence[int]], int]) -> None:
+        """`fitting`: how many parts of a batch fit by now, for limits become lower after it was packed."""
+        self._left, self._fitting, self._lock = deque(batches), fitting, threading.Lock()
+
+    def __iter__(self) -> Iterator[tuple[list[int], list[int]]]:
+        while True:
+            with self._lock:
+                if not self._left:
+                    return
+                batch = self._left.popleft()
+                room = self._fitting(batch)
+                if len(batch) > room:
+                    self._left.appendleft(batch[room:])
+                    batch = batch[:room]
+                following = self._left[0] if self._left else []
+            yield batch, following
 
 
 def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: Meter, watch: Watch) -> object:
@@ -150,7 +189,7 @@ def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: M
 _Window = list[tuple[int, int, Part]]  # (item, number of the part, part)
 
 
-def predict(phases: Phases, items: Sequence[Item], limits: Limits, watch: Watch) -> list[Outcome]:
+def predict(phases: Phases, items: Sequence[Item], limits: Limits, watch: Watch, lanes: Lanes | None = None) -> list[Outcome]:
     """All three phases for a block of items: the next window is preprocessed in a thread while the model runs one.
 
     Parts that would be padded much wait for more of their length, the last ones until all are there. Memory is bounded by four
@@ -164,7 +203,7 @@ def predict(phases: Phases, items: Sequence[Item], limits: Limits, watch: Watch)
     for window in itertools.chain(_Prefetch(_windows(phases, pending, limits, watch)), [None]):
         held += window or []
         now, held = _ripe(held, limits) if window and sum(part.cost for _, _, part in held) < WINDOW_ELEMENTS else (held, [])
-        results = forward_parts(phases, [part for _, _, part in now], limits, watch)
+        results = forward_parts(phases, [part for _, _, part in now], limits, watch, lanes)
         for (index, number, _), (output, meter) in zip(now, results, strict=True):
             _keep(pending[index], number, output, meter)
         for index in dict.fromkeys(index for index, _, _ in now):

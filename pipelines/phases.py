@@ -6,6 +6,7 @@ With its model on the meta device, without weights, a pipeline still preprocesse
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from pipelines.batching import Inputs, Limits, Output, Part, cast, collate, elem
 from pipelines.compiled import bucket, collate_bucketed, has_buckets
 from pipelines.config import JobConfig
 from pipelines.errors import ModelError, first_line
+from pipelines.lanes import with_shared_weights
 from pipelines.padding import Sharing
 from pipelines.routing import Arguments, Options, Routed, intercept, route
 from pipelines.schemas import Shape
@@ -105,6 +107,25 @@ class Phases:
     def is_tunable(self) -> bool:
         """Whether trials of batches tell anything: not where transformers makes its own, or each first waits for a compiler."""
         return not (self._is_continuous or self._is_compiled)
+
+    @property
+    def is_shareable(self) -> bool:
+        """Whether several threads may run the model at once, each with a twin of these phases.
+
+        Not what other libraries keep hold of, nor code of the model's own, which may keep something outside of its modules.
+        """
+        model = self.pipe.model
+        is_held = getattr(model, "hf_device_map", None) or getattr(model.config, "quantization_config", None)
+        is_own = not type(model).__module__.startswith("transformers.") or getattr(self.pipe, "assistant_model", None)
+        return not (self.on_accelerator or is_held or is_own or self.task.forwards_whole or not self.is_tunable)
+
+    def twin(self) -> Phases:
+        """The same with a model of its own around the same weights. Raises whatever keeps the model from being copied."""
+        twin = copy.copy(self)
+        twin.pipe = copy.copy(self.pipe)
+        twin.pipe.model = with_shared_weights(self.pipe.model)
+        twin._staging = Staging(twin._collated, twin.pipe.device, twin._context)
+        return twin
 
     def limits(self, batch: int | str) -> Limits:
         """The batch limits of `engine.batch`: a number of parts, or "auto" for the task's budget of elements."""

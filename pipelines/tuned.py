@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """What an answer holds for: the same model, at the same precision, on the same hardware, doing the same."""
+    """What an answer holds for: the same model, at the same precision, on the same hardware, doing the same.
+
+    `threads` are those of a worker, be they of one batch or of several at once.
+    """
 
     model: str
     task: str

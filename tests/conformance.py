@@ -58,7 +58,8 @@ def predicted(
     config = parse_config({**raw, "input": {"path": "-"}, "output": {"path": "-"}})
     table = arrow.table_of(items)
     columns = {column.removeprefix(ARGUMENT): table[column].type for column in table.column_names}
-    worker = Worker(config, load_phases(config, weights=False).schema(columns), threads=1, accelerator=False)
+    threads = 2 if layout == "fused" else 1  # a lane for each, and the caller's own thread
+    worker = Worker(config, load_phases(config, weights=False).schema(columns), threads, accelerator=False)
     return Fused(worker)(table) if layout == "fused" else staged(worker, table)
 
 
