@@ -21,6 +21,7 @@ from pipelines.padding import Sharing
 from pipelines.phases import Item, Phases
 from pipelines.watch import Watch
 
+DIVISIBLE = 1 / 8  # of a batch at most is what it costs however little is in it, where two halves on two lanes pay
 FATAL = KeyboardInterrupt, SystemExit, GeneratorExit  # what no row is to blame for
 SAMPLE = 256  # parts with which the limits of batches are found
 WINDOW = 128  # budgets of parts that are preprocessed, then sorted by length and batched together
@@ -136,9 +137,11 @@ def forward_parts(
 
     packed = pack(parts, limits)
     for_all = [batch for batch in packed if parts[batch[0]].group is Sharing.ALONE]
-    for_one = divided([batch for batch in packed if parts[batch[0]].group is not Sharing.ALONE], parts, lanes.count)
-    if len(for_one) < lanes.count:
-        for_all, for_one = packed, []
+    for_one = [batch for batch in packed if parts[batch[0]].group is not Sharing.ALONE]
+    if limits.overhead <= DIVISIBLE:
+        for_one = divided(for_one, parts, lanes.count)
+    even = len(for_one) // lanes.count * lanes.count
+    for_one, for_all = for_one[:even], for_one[even:] + for_all
     if for_one:
         lanes.run(functools.partial(drain, _Batches(for_one, fitting), 1))
     if for_all:

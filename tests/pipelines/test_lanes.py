@@ -49,25 +49,35 @@ class Meeting(Doubling):
 
 def test_all_lanes_run_at_once_each_on_its_share_of_the_cores():
     phases = Meeting(3)
-    outcomes = predict(phases, [item_of([20] * 12)], Limits.budget(40), WATCH, Lanes(phases, 3))
+    outcomes = predict(phases, [item_of([20] * 12)], Limits.budget(40, 1 / 16), WATCH, Lanes(phases, 3))
     assert outcomes[0].prediction == [40] * 12
     assert set(phases.threads) == {1}
 
 
 def test_few_parts_are_divided_so_that_no_lane_is_idle():
     phases = Meeting(2)
-    outcomes = predict(phases, [item_of([1, 2, 3, 4])], Limits.budget(40), WATCH, Lanes(phases, 2))
-    assert outcomes[0].prediction == [2, 4, 6, 8]
-    assert sorted(map(sorted, phases.batches)) == [[1, 2], [3, 4]]
+    outcomes = predict(phases, [item_of([9, 9, 9, 9])], Limits.budget(40, 1 / 16), WATCH, Lanes(phases, 2))
+    assert outcomes[0].prediction == [18] * 4
+    assert phases.batches == [[9, 9]] * 2
+
+
+def test_batches_that_cost_much_by_themselves_are_not_divided():
+    """As those of texts that are generated: the one that no other runs beside gets all the cores."""
+    phases = Doubling()
+    predict(phases, [item_of([20] * 6)], Limits.fixed(2), WATCH, Lanes(phases, 2))
+    assert sorted(phases.batches) == [[20, 20]] * 3
+    phases = Meeting(1)
+    predict(phases, [item_of([20] * 2)], Limits.fixed(2), WATCH, Lanes(phases, 2))
+    assert phases.threads == [2]
 
 
 def test_what_cannot_be_divided_gets_all_the_cores():
     phases = Meeting(1)
     lanes = Lanes(phases, 2)
-    one = predict(phases, [item_of([7])], Limits.budget(40), WATCH, lanes)
+    one = predict(phases, [item_of([7])], Limits.budget(40, 1 / 16), WATCH, lanes)
     assert (one[0].prediction, phases.threads, torch.get_num_threads()) == ([14], [2], 1)
     alone = [Part({"x": number}, cost=number, group=Sharing.ALONE) for number in (1, 2, 3)]
-    results = forward_parts(phases, alone, Limits.budget(40), WATCH, lanes)
+    results = forward_parts(phases, alone, Limits.budget(40, 1 / 16), WATCH, lanes)
     assert ([output["y"] for output, _ in results], phases.threads) == ([2, 4, 6], [2] * 4)
 
 
@@ -81,8 +91,8 @@ def test_more_threads_than_lanes_are_shared_out():
 def test_a_bad_part_fails_its_item_alone():
     phases = Doubling()
     items = [[1, 2], [3, 13, 4], [5], [666], [7, 666], [], *([n] for n in range(20, 60))]
-    outcomes = predict(phases, [item_of(item) for item in items], Limits.budget(40), WATCH, Lanes(phases, 2))
-    expected = predict(Doubling(), [item_of(item) for item in items], Limits.budget(40), WATCH)
+    outcomes = predict(phases, [item_of(item) for item in items], Limits.budget(40, 1 / 16), WATCH, Lanes(phases, 2))
+    expected = predict(Doubling(), [item_of(item) for item in items], Limits.budget(40, 1 / 16), WATCH)
     assert [outcome.prediction for outcome in outcomes] == [outcome.prediction for outcome in expected]
     assert [str(outcome.error) for outcome in outcomes] == [str(outcome.error) for outcome in expected]
 
@@ -108,7 +118,7 @@ def test_what_is_no_rows_fault_is_raised():
 
     phases = Broken()
     with pytest.raises(SystemExit, match="out"):
-        predict(phases, [item_of([1, 2])], Limits.budget(40), WATCH, Lanes(phases, 2))
+        predict(phases, [item_of([1, 2])], Limits.budget(40, 1 / 16), WATCH, Lanes(phases, 2))
 
 
 def test_a_model_that_cannot_be_copied_has_one_lane_with_all_threads():
