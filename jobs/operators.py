@@ -12,9 +12,10 @@ from jobs.rows import KEY, READ_S
 from jobs.workers import Stopwatch, Worker, account, peak_bytes
 from pipelines.batching import Output, Part
 from pipelines.codec import decode, encode
-from pipelines.engine import Outcome, forward_parts, postprocess_item, predict, preprocess_item, sample_parts
+from pipelines.engine import Outcome, postprocess_item, predict, preprocess_item, sample_parts
 from pipelines.errors import RowError
 from pipelines.fetch import ahead
+from pipelines.forward import forward_parts
 from pipelines.meter import Meter
 from pipelines.phases import Item
 

@@ -1,4 +1,4 @@
-"""Runs parts through the model in packed batches, and whole items through all three phases."""
+"""Whole items through all three phases, with the next window of parts prepared while the model runs one."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 
-from pipelines.batching import Limits, Output, Part, bisect, divided, free_cached_memory, is_lasting, pack, ripe
+from pipelines.batching import Limits, Output, Part, ripe
 from pipelines.errors import RowError
 from pipelines.fetch import ahead
-from pipelines.lanes import Lanes
+from pipelines.forward import forward_parts
+from pipelines.lanes import TOGETHER, Lanes
 from pipelines.meter import Meter
-from pipelines.padding import Sharing
 from pipelines.phases import Item, Phases
 from pipelines.watch import Watch
 
-DIVISIBLE = 1 / 8  # of a batch at most is what it costs however little is in it, where two halves on two lanes pay
 FATAL = KeyboardInterrupt, SystemExit, GeneratorExit  # what no row is to blame for
 SAMPLE = 256  # parts with which the limits of batches are found
 WINDOW = 128  # budgets of parts that are preprocessed, then sorted by length and batched together
@@ -90,88 +90,6 @@ def sample_parts(phases: Phases, items: Sequence[Item], watch: Watch, seconds: f
     return parts
 
 
-def forward_parts(
-    phases: Phases, parts: Sequence[Part], limits: Limits, watch: Watch, lanes: Lanes | None = None
-) -> list[tuple[Output | RowError, Meter]]:
-    """The output of each part, or the error it raises when it is alone, and what it took. In order.
-
-    `lanes` are of the same phases; without, the caller's thread runs the model.
-    """
-    lanes = lanes or Lanes(phases)
-    results: list[tuple[Output | RowError, Meter]] = [(RowError("forward", "RuntimeError", "not run"), Meter()) for _ in parts]
-
-    def run(phases: Phases, share: int, batch: Sequence[int]) -> None:
-        began, started = time.time(), time.perf_counter()
-        with watch.on("forward", [parts[index].key for index in batch], phases.batches_at_once):
-            try:
-                outputs = phases.forward([parts[index] for index in batch])
-            except Exception as error:
-                if is_lasting(error):
-                    watch.ruined(error)
-                raise
-        seconds = share * (time.perf_counter() - started)
-        longest = max(parts[index].space for index in batch)
-        total = sum(parts[index].cost for index in batch) or 1
-        for index, output in zip(batch, outputs, strict=True):
-            cost = parts[index].cost
-            meter = Meter(elements=cost, padded_elements=longest, forward_s=seconds * cost / total, first_forward=began)
-            meter.add(results[index][1])
-            results[index] = output, meter
-
-    def failed(index: int, error: Exception) -> None:
-        results[index] = RowError.wrap("forward", error.with_traceback(None)), results[index][1]
-
-    def out_of_memory(batch: Sequence[int]) -> None:
-        limits.lower(len(batch), max(parts[index].space for index in batch))
-        phases.unstage()
-        results[batch[0]][1].add(Meter(out_of_memory=1, batch_elements=limits.elements))
-        free_cached_memory()
-
-    def drain(batches: _Batches, share: int, phases: Phases) -> None:
-        for batch, following in batches:
-            phases.stage([parts[index] for index in following])
-            bisect(batch, functools.partial(run, phases, share), failed, out_of_memory)
-
-    def fitting(batch: Sequence[int]) -> int:
-        return limits.room(max(parts[index].space for index in batch))
-
-    packed = pack(parts, limits)
-    for_all = [batch for batch in packed if parts[batch[0]].group is Sharing.ALONE]
-    for_one = [batch for batch in packed if parts[batch[0]].group is not Sharing.ALONE]
-    if limits.overhead <= DIVISIBLE:
-        for_one = divided(for_one, parts, lanes.count)
-    even = len(for_one) // lanes.count * lanes.count
-    for_one, for_all = for_one[:even], for_one[even:] + for_all
-    if for_one:
-        lanes.run(functools.partial(drain, _Batches(for_one, fitting), 1))
-    if for_all:
-        with lanes.wide() as widely:
-            drain(_Batches(for_all, fitting), lanes.count, widely)
-    phases.unstage()
-    return results
-
-
-class _Batches:
-    """Batches of which each thread takes the next that no other has taken, with a look at the one after it."""
-
-    def __init__(self, batches: Sequence[list[int]], fitting: Callable[[Sequence[int]], int]) -> None:
-        """`fitting`: how many parts of a batch fit by now, for limits become lower after it was packed."""
-        self._left, self._fitting, self._lock = deque(batches), fitting, threading.Lock()
-
-    def __iter__(self) -> Iterator[tuple[list[int], list[int]]]:
-        while True:
-            with self._lock:
-                if not self._left:
-                    return
-                batch = self._left.popleft()
-                room = self._fitting(batch)
-                if len(batch) > room:
-                    self._left.appendleft(batch[room:])
-                    batch = batch[:room]
-                following = self._left[0] if self._left else []
-            yield batch, following
-
-
 def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: Meter, watch: Watch) -> object:
     """The prediction. Raises RowError where postprocessing fails."""
     started = time.perf_counter()
@@ -190,27 +108,44 @@ def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: M
 
 
 _Window = list[tuple[int, int, Part]]  # (item, number of the part, part)
+_Results = list[tuple[Output | RowError, Meter]]
 
 
 def predict(phases: Phases, items: Sequence[Item], limits: Limits, watch: Watch, lanes: Lanes | None = None) -> list[Outcome]:
     """All three phases for a block of items: the next window is preprocessed in a thread while the model runs one.
 
     Parts that would be padded much wait for more of their length, the last ones until all are there. Memory is bounded by four
-    windows of parts (one runs, one waits, one is being made, one is kept for company), however long an item is.
+    windows of parts (one runs, one waits, one is being made, one is kept for company), however long an item is; with several
+    lanes by five, for these begin with the next window before all have ended.
 
     Returns:
         One outcome per item, in order.
     """
+    lanes = lanes or Lanes(phases)
     pending = [_Pending(item) for item in items]
     held: _Window = []
-    for window in itertools.chain(_Prefetch(_windows(phases, pending, limits, watch)), [None]):
-        held += window or []
-        now, held = _ripe(held, limits) if window and sum(part.cost for _, _, part in held) < WINDOW_ELEMENTS else (held, [])
-        results = forward_parts(phases, [part for _, _, part in now], limits, watch, lanes)
-        for (index, number, _), (output, meter) in zip(now, results, strict=True):
+    running: deque[tuple[_Window, Future[_Results]]] = deque()
+
+    def finish() -> None:
+        window, results = running.popleft()
+        for (index, number, _), (output, meter) in zip(window, results.result(), strict=True):
             _keep(pending[index], number, output, meter)
-        for index in dict.fromkeys(index for index, _, _ in now):
+        for index in dict.fromkeys(index for index, _, _ in window):
             _finish(phases, pending[index], watch)
+
+    try:
+        for window in itertools.chain(_Prefetch(_windows(phases, pending, limits, watch)), [None]):
+            held += window or []
+            is_small = sum(part.cost for _, _, part in held) < WINDOW_ELEMENTS
+            now, held = _ripe(held, limits) if window and is_small else (held, [])
+            parts = [part for _, _, part in now]
+            running.append((now, lanes.begin(functools.partial(forward_parts, phases, parts, limits, watch, lanes))))
+            while len(running) >= min(TOGETHER, lanes.count):
+                finish()
+        while running:
+            finish()
+    finally:
+        wait([results for _, results in running])
     for state in pending:
         state.outcome.meter.add(state.prepared)
     return [state.outcome for state in pending]

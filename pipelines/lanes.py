@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from pipelines.phases import Phases
 
+T = TypeVar("T")
+TOGETHER = 2  # windows of batches that are run at once, so that no lane waits for the end of another
 MOST = 4  # each reads all weights for itself, and Python's own lock lets one at a time begin an operation
 
 
@@ -29,7 +33,7 @@ class Lanes:
 
     def __init__(self, phases: Phases, threads: int = 1) -> None:
         """`threads` of torch are for all of them together. Where the model cannot be shared, there is one with all of these."""
-        twins = _twins(phases, min(threads, MOST) - 1) if threads > 1 and phases.is_shareable else []
+        twins = _twins(phases, _count(threads) - 1) if threads > 1 and phases.is_shareable else []
         self._phases = [phases, *twins]
         self.count = len(self._phases)
         self._all, self._each = threads, max(1, threads // self.count)
@@ -38,30 +42,75 @@ class Lanes:
             import torch
 
             torch.set_num_threads(self._each)
-            # What a thread has once called torch with, it keeps, whatever others set.
-            self._pool = ThreadPoolExecutor(self.count, "lane", torch.set_num_threads, (self._each,))
+            self._pool = ThreadPoolExecutor(self.count, "lane", self._settle)
+            self._callers = ThreadPoolExecutor(TOGETHER, "window")
+            self._free, self._own = deque(self._phases), threading.local()
+            self._turn, self._at_work, self._is_wide = threading.Condition(), 0, False
+
+    def begin(self, work: Callable[[], T]) -> Future[T]:
+        """Calls `work`, which uses `run` and `wide`, in a thread; of TOGETHER at once the later has what the earlier leaves.
+
+        With one lane it is done when this returns.
+        """
+        if self._pool is not None:
+            return self._callers.submit(work)
+        done: Future[T] = Future()
+        done.set_result(work())
+        return done
 
     def run(self, work: Callable[[Phases], None]) -> None:
         """Calls `work` in every lane, with phases of the lane's own, and returns when all are done. Raises what one raises."""
         if self._pool is None:
             work(self._phases[0])
             return
-        for done in [self._pool.submit(work, phases) for phases in self._phases]:
-            done.result()
+        lanes = [self._pool.submit(self._in_lane, work) for _ in self._phases]
+        wait(lanes)  # also where one raises
+        for lane in lanes:
+            lane.result()
 
     @contextlib.contextmanager
     def wide(self) -> Iterator[Phases]:
-        """Within, the caller's thread has all the cores for one batch. No other is to run meanwhile."""
+        """Within, the caller's thread has all the cores, for one batch after the other; it waits for the lanes."""
         if self._pool is None:
             yield self._phases[0]
             return
         import torch
 
+        with self._turn:
+            self._turn.wait_for(lambda: not (self._at_work or self._is_wide))
+            self._is_wide = True
         torch.set_num_threads(self._all)
         try:
             yield self._phases[0]
         finally:
             torch.set_num_threads(self._each)
+            with self._turn:
+                self._is_wide = False
+                self._turn.notify_all()
+
+    def _settle(self) -> None:
+        """A lane begins. What a thread has once called torch with, it keeps, whatever others set."""
+        import torch
+
+        torch.set_num_threads(self._each)
+        self._own.phases = self._free.popleft()
+
+    def _in_lane(self, work: Callable[[Phases], None]) -> None:
+        with self._turn:
+            self._turn.wait_for(lambda: not self._is_wide)
+            self._at_work += 1
+        try:
+            work(self._own.phases)
+        finally:
+            with self._turn:
+                self._at_work -= 1
+                self._turn.notify_all()
+
+
+def _count(threads: int) -> int:
+    """Lanes that use the most of these threads."""
+    possible = range(1, min(threads, MOST) + 1)
+    return max(possible, key=lambda count: (threads // count * count, count))
 
 
 def _twins(phases: Phases, count: int) -> list[Phases]:

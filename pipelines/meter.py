@@ -17,8 +17,9 @@ class Meter:
         audio_seconds: length of its audio.
         elements: elements of its parts.
         padded_elements: its share of what the model was run on, padding included.
-        read_s, preprocess_s, forward_s, postprocess_s: seconds in each phase; a batch's are shared by cost.
-        waiting_s: seconds the model did not run, of a worker that has it.
+        read_s, preprocess_s, forward_s, postprocess_s: seconds in each phase; a batch's are shared by cost. Of a worker whose
+            model runs in several lanes forward_s is the sum over these.
+        waiting_s: seconds the model did not run, of a worker that has it; likewise the sum over its lanes.
         peak_bytes: the most memory a process that worked on it has held; sums as the maximum.
         first_forward: when the model first ran, in seconds since the epoch; sums as the minimum.
         out_of_memory: batches that did not fit.

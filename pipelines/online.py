@@ -9,8 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from pipelines.batching import Limits, Output, Part
-from pipelines.engine import Outcome, forward_parts, postprocess_item, preprocess_item
+from pipelines.engine import Outcome, postprocess_item, preprocess_item
 from pipelines.errors import BusyError, RowError
+from pipelines.forward import forward_parts
 from pipelines.meter import Meter
 from pipelines.padding import Sharing
 from pipelines.phases import Item, Phases

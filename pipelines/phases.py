@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipelines.streaming import Listener
 
 SEEDS = 0x9E3779B97F4A7C15  # apart that engine.seed moves a row's own seed
+CHANGING = ("big_bird", "reformer")  # models whose answers depend on the batches before: attention given up, torch's seed set
 CONTINUOUS = 16  # times as much is handed to continuous batching, which makes its own batches
 MEDIA = (cells.recording, cells.samples, cells.image, cells.images, cells.video)  # whose cells may be URLs to fetch
 
@@ -112,11 +113,13 @@ class Phases:
     def is_shareable(self) -> bool:
         """Whether several threads may run the model at once, each with a twin of these phases.
 
-        Not what other libraries keep hold of, nor code of the model's own, which may keep something outside of its modules.
+        Not what other libraries keep hold of, nor code of the model's own, which may keep something outside of its modules, nor
+        models that batches change for good.
         """
         model = self.pipe.model
         is_held = getattr(model, "hf_device_map", None) or getattr(model.config, "quantization_config", None)
         is_own = not type(model).__module__.startswith("transformers.") or getattr(self.pipe, "assistant_model", None)
+        is_held = is_held or model.config.model_type in CHANGING
         return not (self.on_accelerator or is_held or is_own or self.task.forwards_whole or not self.is_tunable)
 
     def twin(self) -> Phases:

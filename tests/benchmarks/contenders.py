@@ -185,7 +185,7 @@ def bare(case: Case) -> Outcome:
     """
     from pipelines.batching import cast, collate, pack
     from pipelines.config import parse_config
-    from pipelines.engine import forward_parts
+    from pipelines.forward import forward_parts
     from pipelines.models.loading import load_phases
     from pipelines.phases import Item
     from pipelines.watch import Watch

@@ -11,7 +11,8 @@ import torch
 
 from pipelines.batching import Limits
 from pipelines.config import parse_config
-from pipelines.engine import forward_parts, sample_parts
+from pipelines.engine import sample_parts
+from pipelines.forward import forward_parts
 from pipelines.models.loading import load_phases
 from pipelines.phases import Item
 from pipelines.tuned import Tuner

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,3 +186,24 @@ def test_serves_own_commands(cluster, models, tmp_path, how):
         subprocess.run(
             [RAY / "serve", "shutdown", "--address", cluster.dashboard, "-y"], env=environment, check=True, capture_output=True
         )
+
+
+@pytest.mark.slow
+@EVERYWHERE
+def test_weights_that_cannot_be_read_are_named_where_the_service_is_started(cluster, models, tmp_path, where, book):
+    shutil.copytree(models.text_classifier, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    raw = {"task": "text-classification", "model": str(tmp_path / "model"), "serve": {"port": free_port()}}
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump({**raw, "input": {"path": "-"}, "output": {"path": "-"}}))
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "serve", str(tmp_path / "serve.yaml"), "--address", where or cluster.address],
+        capture_output=True, text=True, timeout=400, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("dray: the service does not come up: ")
+    assert str(tmp_path / "model") in line
+    assert "incomplete" in line
+    assert "Traceback" not in done.stdout
+    book("cut-off weights", "the service does not start", line[:100])

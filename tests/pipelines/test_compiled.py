@@ -11,7 +11,7 @@ from transformers import Pipeline
 from pipelines.batching import Limits, pack
 from pipelines.compiled import LENGTHS, has_buckets
 from pipelines.config import parse_config
-from pipelines.engine import forward_parts
+from pipelines.forward import forward_parts
 from pipelines.models.loading import load_phases
 from pipelines.phases import Item
 from pipelines.tuned import Tuner

@@ -11,7 +11,8 @@ from test_engine import Doubling, item_of
 
 from pipelines.batching import Limits, Part, divided, pack
 from pipelines.config import parse_config
-from pipelines.engine import forward_parts, predict
+from pipelines.engine import predict
+from pipelines.forward import forward_parts
 from pipelines.lanes import MOST, Lanes
 from pipelines.models.loading import load_phases
 from pipelines.padding import Sharing
@@ -81,11 +82,11 @@ def test_what_cannot_be_divided_gets_all_the_cores():
     assert ([output["y"] for output, _ in results], phases.threads) == ([2, 4, 6], [2] * 4)
 
 
-def test_more_threads_than_lanes_are_shared_out():
-    phases = Doubling()
-    lanes = Lanes(phases, 2 * MOST + 1)
-    assert (lanes.count, torch.get_num_threads()) == (MOST, 2)
-    assert Lanes(phases, 1).count == 1
+@pytest.mark.parametrize(("threads", "count", "each"), [(1, 1, 1), (2, 2, 1), (4, 4, 1), (6, 3, 2), (10, 2, 5), (16, MOST, 4)])
+def test_more_threads_than_lanes_are_shared_out(threads, count, each):
+    torch.set_num_threads(threads)
+    lanes = Lanes(Doubling(), threads)
+    assert (lanes.count, torch.get_num_threads()) == (count, each)
 
 
 def test_a_bad_part_fails_its_item_alone():
@@ -109,6 +110,56 @@ def test_what_does_not_fit_is_made_smaller_in_every_lane():
     assert outcome.prediction == [20] * 64
     assert outcome.meter.out_of_memory >= 1
     assert limits.elements <= 40
+
+
+def test_what_fits_by_itself_does_not_fail_for_want_of_what_its_neighbour_holds():
+    class Full(Doubling):
+        def __init__(self):
+            super().__init__()
+            self.running = 0
+
+        def forward(self, parts):
+            self.running += 1
+            threading.Event().wait(0.05)
+            try:
+                if self.running > 1:
+                    raise MemoryError
+                return super().forward(parts)
+            finally:
+                self.running -= 1
+
+    phases = Full()
+    outcomes = predict(phases, [item_of([number]) for number in range(1, 9)], Limits.fixed(1), WATCH, Lanes(phases, 2))
+    assert [outcome.prediction for outcome in outcomes] == [[2 * number] for number in range(1, 9)]
+
+
+def test_a_batch_on_some_of_the_cores_may_take_as_much_longer():
+    class Noting(Watch):
+        def on(self, stage, keys, times=1):
+            if stage == "forward":
+                allowed.append(times)
+            return super().on(stage, keys, times)
+
+    allowed, phases = [], Doubling()
+    lanes = Lanes(phases, 2)
+    predict(phases, [item_of([9] * 8)], Limits.budget(40, 1 / 16), Noting(60), lanes)
+    predict(phases, [item_of([9])], Limits.budget(40, 1 / 16), Noting(60), lanes)
+    assert set(allowed[:-1]) == {2}
+    assert allowed[-1] == 1
+
+
+def test_all_lanes_have_ended_when_an_error_is_raised():
+    class Uneven(Doubling):
+        def forward(self, parts):
+            if parts[0].cost == 9:
+                raise SystemExit("out")
+            threading.Event().wait(0.2)
+            return super().forward(parts)
+
+    phases = Uneven()
+    with pytest.raises(SystemExit):
+        predict(phases, [item_of([9]), item_of([8])], Limits.fixed(1), WATCH, Lanes(phases, 2))
+    assert phases.batches == [[8]]
 
 
 def test_what_is_no_rows_fault_is_raised():
