@@ -212,7 +212,6 @@ class Batcher:
         elements, padded = sum(each.part.cost for each in batch), len(batch) * max(spaces)
         with self._lock:
             self._turns.ran(seconds, padded)
-        self._heard(Ran(len(batch), room, elements, padded, waited, seconds))
         for each, (output, meter) in zip(batch, results, strict=True):
             each.request.meter.add(meter)
             if isinstance(output, RowError):
@@ -222,6 +221,7 @@ class Batcher:
         for request in dict.fromkeys(each.request for each in batch):
             self._make_more(request)
             self._finish_if_done(request)
+        self._heard(Ran(len(batch), room, elements, padded, waited, seconds))  # last: nobody waits for it
 
     def _finish_if_done(self, request: _Request) -> None:
         with self._lock:

@@ -190,6 +190,7 @@ def test_batches_are_told_of():
     phases.open.set()
     for answer in answers:
         answer.result(SOON)
+    until(lambda: len(ran) == 2)
     last = ran[-1]
     assert (last.parts, last.elements, last.padded_elements) == (2, 22, 24)
     assert len(last.waited_s) == 2
