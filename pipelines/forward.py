@@ -78,8 +78,7 @@ def forward_parts(
     if for_one:
         lanes.run(functools.partial(drain, _Batches(for_one, fitting), 1))
     if for_all:
-        with lanes.wide() as widely:
-            drain(_Batches(for_all, fitting), lanes.count, widely)
+        lanes.wide(functools.partial(drain, _Batches(for_all, fitting), lanes.count))
     phases.unstage()
     return results
 

@@ -6,11 +6,10 @@ for nothing. OpenVINO calls it throughput streams, and PyTorch inter-op parallel
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
@@ -45,7 +44,9 @@ class Lanes:
             self._pool = ThreadPoolExecutor(self.count, "lane", self._settle)
             self._callers = ThreadPoolExecutor(TOGETHER, "window")
             self._free, self._own = deque(self._phases), threading.local()
-            self._turn, self._at_work, self._is_wide = threading.Condition(), 0, False
+            self._turn, self._at_work = threading.Condition(), 0  # whoever has all the cores keeps the condition's lock
+            # Always the same thread, for each that shares work out has helpers of its own: models/loading.py says why not.
+            self._wide = ThreadPoolExecutor(1, "wide")
 
     def begin(self, work: Callable[[], T]) -> Future[T]:
         """Calls `work`, which uses `run` and `wide`, in a thread; of TOGETHER at once the later has what the earlier leaves.
@@ -68,25 +69,23 @@ class Lanes:
         for lane in lanes:
             lane.result()
 
-    @contextlib.contextmanager
-    def wide(self) -> Iterator[Phases]:
-        """Within, the caller's thread has all the cores, for one batch after the other; it waits for the lanes."""
+    def wide(self, work: Callable[[Phases], None]) -> None:
+        """Calls `work` where it has all the cores, once the lanes have none, and returns when it is done."""
         if self._pool is None:
-            yield self._phases[0]
-            return
+            work(self._phases[0])
+        else:
+            self._wide.submit(self._alone, work).result()
+
+    def _alone(self, work: Callable[[Phases], None]) -> None:
         import torch
 
         with self._turn:
-            self._turn.wait_for(lambda: not (self._at_work or self._is_wide))
-            self._is_wide = True
-        torch.set_num_threads(self._all)
-        try:
-            yield self._phases[0]
-        finally:
-            torch.set_num_threads(self._each)
-            with self._turn:
-                self._is_wide = False
-                self._turn.notify_all()
+            self._turn.wait_for(lambda: not self._at_work)
+            torch.set_num_threads(self._all)
+            try:
+                work(self._phases[0])
+            finally:
+                torch.set_num_threads(self._each)
 
     def _settle(self) -> None:
         """A lane begins. What a thread has once called torch with, it keeps, whatever others set."""
@@ -97,7 +96,6 @@ class Lanes:
 
     def _in_lane(self, work: Callable[[Phases], None]) -> None:
         with self._turn:
-            self._turn.wait_for(lambda: not self._is_wide)
             self._at_work += 1
         try:
             work(self._own.phases)
