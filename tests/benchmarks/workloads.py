@@ -123,10 +123,15 @@ def ctc_model(folder: Path) -> str:
 
 
 def whisper_model(folder: Path) -> str:
-    return builders.whisper(
+    """Whisper of 3 layers, hidden 192, with the padding token of real ones: pipelines make no batches without."""
+    model = builders.whisper(
         folder, d_model=192, encoder_layers=3, encoder_attention_heads=4, decoder_attention_heads=4,
         encoder_ffn_dim=768, decoder_ffn_dim=768,
     )  # fmt: skip
+    processor = transformers.WhisperProcessor.from_pretrained(model)
+    processor.tokenizer.pad_token = "<|endoftext|>"
+    processor.save_pretrained(model)
+    return model
 
 
 def writer_model(folder: Path) -> str:
