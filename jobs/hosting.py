@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import signal
 import socket
 import sys
@@ -200,4 +201,4 @@ def _cause(error: BaseException) -> str:
     application = serve.status().applications.get(NAME)
     messages = [each.message for each in application.deployments.values()] if application else []
     lines = [line.strip() for text in [str(error), *messages] for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return re.sub(r"^(\w+\.)+\w+: ", "", lines[-1]) if lines else type(error).__name__  # without the error's class
