@@ -115,21 +115,6 @@ def pack(parts: Sequence[Part], limits: Limits) -> list[list[int]]:
     return batches
 
 
-def divided(batches: Sequence[list[int]], parts: Sequence[Part], count: int) -> list[list[int]]:
-    """The batches, some of them in halves, so that `count` threads have equally many; fewer only where there is too little.
-
-    Longest parts first, as `pack` gives them.
-    """
-    batches = list(batches)
-    while batches and len(batches) % count:
-        largest = max(batches, key=lambda batch: (len(batch) > 1, len(batch) * parts[batch[0]].space))
-        if len(largest) == 1:
-            break
-        place, middle = batches.index(largest), len(largest) // 2
-        batches[place : place + 1] = largest[:middle], largest[middle:]
-    return batches
-
-
 def _full(rooms: Sequence[int]) -> list[int]:
     """Where batches end that are as large as the room of their first part."""
     ends = [0]

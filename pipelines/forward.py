@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from pipelines.batching import Limits, Output, Part, bisect, divided, free_cached_memory, is_lasting, is_out_of_memory, pack
+from pipelines.batching import Limits, Output, Part, bisect, free_cached_memory, is_lasting, is_out_of_memory, pack
 from pipelines.errors import RowError
 from pipelines.lanes import Lanes
 from pipelines.meter import Meter
@@ -81,6 +81,21 @@ def forward_parts(
         lanes.wide(functools.partial(drain, _Batches(for_all, fitting), lanes.count))
     phases.unstage()
     return results
+
+
+def divided(batches: Sequence[list[int]], parts: Sequence[Part], count: int) -> list[list[int]]:
+    """The batches, some of them in halves, so that `count` threads have equally many; fewer only where there is too little.
+
+    Longest parts first, as `pack` gives them.
+    """
+    batches = list(batches)
+    while batches and len(batches) % count:
+        largest = max(batches, key=lambda batch: (len(batch) > 1, len(batch) * parts[batch[0]].space))
+        if len(largest) == 1:
+            break
+        place, middle = batches.index(largest), len(largest) // 2
+        batches[place : place + 1] = largest[:middle], largest[middle:]
+    return batches
 
 
 class _Batches:

@@ -116,11 +116,11 @@ class Phases:
         Not what other libraries keep hold of, nor code of the model's own, which may keep something outside of its modules, nor
         models that batches change for good.
         """
-        model = self.pipe.model
-        is_held = getattr(model, "hf_device_map", None) or getattr(model.config, "quantization_config", None)
+        model, config = self.pipe.model, self.pipe.model.config
+        is_held = getattr(model, "hf_device_map", None) or getattr(config, "quantization_config", None)
         is_own = not type(model).__module__.startswith("transformers.") or getattr(self.pipe, "assistant_model", None)
-        is_held = is_held or model.config.model_type in CHANGING
-        return not (self.on_accelerator or is_held or is_own or self.task.forwards_whole or not self.is_tunable)
+        is_alone = self.on_accelerator or self.task.forwards_whole or not self.is_tunable
+        return not (is_held or is_own or is_alone or config.model_type in CHANGING)
 
     def twin(self) -> Phases:
         """The same with a model of its own around the same weights. Raises whatever keeps the model from being copied."""

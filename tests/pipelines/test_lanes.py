@@ -9,10 +9,10 @@ import tiny_text
 import torch
 from test_engine import Doubling, item_of
 
-from pipelines.batching import Limits, Part, divided, pack
+from pipelines.batching import Limits, Part, pack
 from pipelines.config import parse_config
 from pipelines.engine import predict
-from pipelines.forward import forward_parts
+from pipelines.forward import divided, forward_parts
 from pipelines.lanes import MOST, Lanes
 from pipelines.models.loading import load_phases
 from pipelines.padding import Sharing
