@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.engine import Outcome, predict
+from pipelines.models.linear import pack_linears
 from pipelines.watch import Watch
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def choose(phases: Phases, items: Sequence[Item], timeout_s: float) -> tuple[str
         return "auto", "bfloat16 is not faster on this hardware"
     full, slow = _timed(phases, items, timeout_s)
     phases.pipe.model.to(torch.bfloat16)
+    pack_linears(phases.pipe.model)
     half, fast = _timed(phases, items, timeout_s)
     different = difference(full, half)
     if different is not None:

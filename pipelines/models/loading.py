@@ -13,6 +13,7 @@ from pipelines.compiled import compile_model
 from pipelines.config import OPENAI, JobConfig
 from pipelines.errors import ConfigError, ModelError
 from pipelines.models import choosing
+from pipelines.models.linear import pack_linears
 from pipelines.models.model import explained, load_config, with_weights, without_weights
 from pipelines.models.model_kwargs import Kwargs, ModelKwargs, sort_kwargs
 from pipelines.models.weights import Source, locate, refused_code, version
@@ -54,6 +55,8 @@ def load_phases(config: JobConfig, weights: bool, device: str = "cpu") -> Phases
         raise explained(error, source, kwargs, f" for {task.name}") from error
     if weights and config.engine.compile:
         compile_model(pipe)
+    elif weights:
+        pack_linears(pipe.model)
     if config.input.format == OPENAI:
         from pipelines.protocols.batch import Requests
 

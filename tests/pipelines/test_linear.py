@@ -1,0 +1,127 @@
+"""Linear layers with packed weights: the same answers as torch's own, and only where they are meant to be."""
+
+import copy
+
+import builders
+import pytest
+import torch
+from torch import nn
+
+from pipelines.models import linear
+from pipelines.models.linear import Packed, is_faster, pack_linears
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
+SIZE = 128  # of layers: 32 rows and more are multiplied with packed weights
+
+
+@pytest.fixture
+def faster(monkeypatch):
+    """Whatever this processor does best."""
+    monkeypatch.setattr(linear, "is_faster", lambda dtype: True)
+
+
+@pytest.fixture
+def multiplied(monkeypatch):
+    """Shapes that packed weights were multiplied with."""
+    shapes, multiply = [], linear._multiply
+    monkeypatch.setattr(linear, "_multiply", lambda *given: shapes.append(tuple(given[0].shape)) or multiply(*given))
+    return shapes
+
+
+def made(kind=nn.Linear, **options):
+    torch.manual_seed(0)
+    return kind(SIZE, SIZE, **options)
+
+
+@pytest.mark.parametrize("shape", [(64, SIZE), (4, 16, SIZE), (2, 2, 16, SIZE), (1, SIZE), (0, SIZE), (SIZE,)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_gives_what_the_layer_gives(shape, bias, dtype, tolerance, multiplied):
+    layer = made(bias=bias).to(dtype)
+    inputs = torch.randn(shape).to(dtype)
+    with torch.no_grad():
+        wanted, found = layer(inputs), Packed(layer)(inputs)
+    assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
+    torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
+    assert multiplied == ([shape] if inputs.numel() * SIZE >= linear.SMALLEST else [])
+
+
+def test_inputs_may_lie_in_memory_in_any_order(multiplied):
+    layer = made()
+    inputs = torch.randn(SIZE, 64).t()
+    with torch.inference_mode():
+        torch.testing.assert_close(Packed(layer)(inputs), layer(inputs), atol=1e-5, rtol=1e-5)
+    assert multiplied
+
+
+def test_gradients_are_those_of_the_layer(faster):
+    layer = made()
+    model = nn.Sequential(layer)
+    assert pack_linears(model) == 1
+    model(torch.randn(64, SIZE)).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_a_model_that_was_converted_computes_in_its_new_dtype(faster, multiplied):
+    model = nn.Sequential(made())
+    pack_linears(model)
+    model.to(torch.bfloat16)
+    inputs = torch.randn(64, SIZE).to(torch.bfloat16)
+    with torch.no_grad():
+        before = model(inputs)
+        assert (before.dtype, multiplied) == (torch.bfloat16, [])
+        assert pack_linears(model) == 1
+        torch.testing.assert_close(model(inputs), before, atol=0.02, rtol=0.02)
+    assert multiplied == [(64, SIZE)]
+
+
+def test_copies_share_what_is_packed(faster):
+    model = nn.Sequential(made(), made())
+    pack_linears(model)
+    twin = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    assert [layer.forward for layer in twin] == [layer.forward for layer in model]
+
+
+def test_layers_of_other_kinds_and_models_on_other_devices_are_left_alone(faster):
+    class Quantized(nn.Linear):
+        pass
+
+    assert pack_linears(nn.Sequential(made(Quantized))) == 0
+    assert pack_linears(nn.Sequential(made(device="meta"))) == 0
+    assert pack_linears(nn.Sequential(nn.Conv1d(1, 1, 1))) == 0
+    offloaded = nn.Sequential(made())
+    offloaded.hf_device_map = {"": "cpu"}
+    assert pack_linears(offloaded) == 0
+
+
+def test_a_torch_without_these_operators_multiplies_as_ever(monkeypatch):
+    def missing(weight):
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(linear, "_pack", missing)
+    is_faster.cache_clear()
+    try:
+        assert not is_faster(torch.float32)
+    finally:
+        is_faster.cache_clear()
+    assert not is_faster(torch.float16)
+
+
+def test_what_is_faster_is_taken(monkeypatch):
+    is_faster.cache_clear()
+    monkeypatch.setattr(linear, "_fastest", lambda *calls: [1.5, 1.0])
+    assert is_faster(torch.float32)
+    is_faster.cache_clear()
+    monkeypatch.setattr(linear, "_fastest", lambda *calls: [1.0, 1.0])
+    assert not is_faster(torch.float32)
+    is_faster.cache_clear()
+
+
+def test_loaded_models_have_them(tmp_path, faster):
+    from test_lanes import load
+
+    model = builders.text_classifier(tmp_path)
+    packed = [
+        type(layer.forward) for layer in load(model, "text-classification").pipe.model.modules() if "forward" in vars(layer)
+    ]
+    assert set(packed) == {Packed}
