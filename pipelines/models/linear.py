@@ -1,7 +1,7 @@
 """Linear layers on CPUs, multiplied by oneDNN with weights that it has laid out beforehand, where that is faster.
 
-torch multiplies float32 with MKL, which leaves AVX-512 unused on processors of other makers than Intel; and bfloat16 with oneDNN,
-which lays out the weights anew at each call.
+torch multiplies float32 with MKL, which leaves AVX-512 unused on processors of other makers than Intel; and bfloat16 with
+oneDNN, which lays out the weights anew at each call.
 """
 
 from __future__ import annotations
