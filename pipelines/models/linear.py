@@ -63,7 +63,7 @@ def pack_linears(model: PreTrainedModel) -> int:
     layers = [layer for layer in model.modules() if type(layer) is torch.nn.Linear and layer.weight.device.type == "cpu"]
     found = [layer for layer in layers if is_faster(layer.weight.dtype)]
     for layer in found:
-        layer.forward = Packed(layer)  # type: ignore[method-assign]
+        layer.forward = Packed(layer)
     return len(found)
 
 
