@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,13 @@ class Job:
         return self.work.rows
 
 
-def check(config: JobConfig, fresh: bool = False, dry: bool = False, again: bool = False) -> Job:
+def check(
+    config: JobConfig,
+    fresh: bool = False,
+    dry: bool = False,
+    again: bool = False,
+    meanwhile: Callable[[], None] | None = None,
+) -> Job:
     """Checks everything that can be checked before a worker starts, and claims the output folder.
 
     Args:
@@ -75,6 +82,8 @@ def check(config: JobConfig, fresh: bool = False, dry: bool = False, again: bool
         fresh: delete what earlier runs have written.
         dry: leave the output folder alone, and count all rows as left.
         again: do the rows that have failed in earlier runs, and no others.
+        meanwhile: called when all but the model is in order, whose libraries take seconds to load; of a job without earlier
+            runs, which may have left nothing to do.
 
     Raises:
         UsageError: what is wrong, and what to do.
@@ -83,8 +92,10 @@ def check(config: JobConfig, fresh: bool = False, dry: bool = False, again: bool
     output = output_folder(config)
     known = {} if fresh else known_files(output, again)
     data = open_input(config, task, known)
-    phases = load_phases(config, weights=False)
     _refuse_inside(output, data)
+    if meanwhile is not None and not known:
+        meanwhile()
+    phases = load_phases(config, weights=False)
     identity = model_identity(config, phases)
     work = fingerprint(config, task, data.columns, identity)
     lease = None if dry else Lease(output)

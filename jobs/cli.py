@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 
 from pipelines.errors import DrayError, UsageError
@@ -17,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 aborted or over the limit, 2 a mistake found before any work.
     """
-    parsed = _parser().parse_args(arguments)
+    started = time.time()
+    parsed = _parser().parse_args(arguments, argparse.Namespace(started=started))
     try:
         code: int = parsed.run(parsed)
     except UsageError as error:
@@ -93,7 +95,7 @@ def _run(parsed: argparse.Namespace) -> int:
     from jobs.run import run
     from jobs.storage import output_folder
 
-    summary = run(config, parsed.fresh, parsed.address, parsed.again)
+    summary = run(config, parsed.fresh, parsed.address, parsed.again, parsed.started)
     print(table(summary, output_folder(config).url))
     return 0
 

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import ray
 from ray._common.network_utils import parse_address
@@ -20,34 +21,84 @@ from pipelines.errors import ConfigError
 LOCAL = "local"  # as an address: a cluster of this process's own
 
 
+class Cluster:
+    """The Ray cluster of a job: found, or one of this process's own, whose start may begin while other things are done.
+
+    A context manager: what was started ends with it, and so do settings of Ray Data that a job has made.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        """`address` of the cluster; without, the one this machine is part of, or else one in this process."""
+        self._address = address
+        self._is_ours = False
+        self._started: Future[None] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+
+    def begin(self) -> None:
+        """Begins to start Ray where there is no cluster to be found, and returns at once.
+
+        Raises:
+            ConfigError: nothing answers at the address.
+        """
+        if not ray.is_initialized() and resolved(self._address) == LOCAL:
+            # The thread stays as long as Ray: on Linux what a thread has started is ended with the thread.
+            self._thread = ThreadPoolExecutor(1, "ray")
+            self._started = self._thread.submit(_init, LOCAL)
+
+    def connect(self) -> None:
+        """Returns once Ray is there. Raises ConfigError where it is not."""
+        self._is_ours = self._started is not None or not ray.is_initialized()
+        try:
+            if self._started is not None:
+                self._started.result()
+            elif self._is_ours:
+                _init(resolved(self._address))
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise _unreachable(self._address, error) from None
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.target_max_block_size = 32 << 20
+
+    def __enter__(self) -> Cluster:
+        """Itself; nothing is started yet."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """As `end`."""
+        self.end()
+
+    def end(self) -> None:
+        """Ends what was started, also where nobody has waited for it."""
+        context = DataContext.get_current()
+        context.checkpoint_config = None
+        context.custom_execution_callback_classes = []
+        if self._started is not None:
+            wait([self._started])
+        if self._is_ours or self._started is not None:
+            ray.shutdown()
+        if self._thread is not None:
+            self._thread.shutdown()
+        self._is_ours, self._started, self._thread = False, None, None
+
+
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
     """Ray: the cluster at `address`, the one this machine is part of, or one in this process."""
+    with Cluster(address) as cluster:
+        cluster.connect()
+        yield
+
+
+def _init(found: str) -> None:
     # Ray's C++ core warns of every actor pool that its arguments could be lost; that belongs in no user's terminal.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers inherit it; threads are planned, not taken
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says of an error, the job's own message says
-    ours = not ray.is_initialized()
-    if ours:
-        found = resolved(address)
-        try:
-            with _silent_stderr():
-                # A cluster of this process's own ends with it: nobody looks at its dashboard, which takes seconds to start.
-                own = {"include_dashboard": False} if found == LOCAL else {}
-                ray.init(address=found, logging_level=logging.ERROR, log_to_driver=False, **own)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise _unreachable(address, error) from None
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.target_max_block_size = 32 << 20
-    try:
-        yield
-    finally:
-        context.checkpoint_config = None
-        context.custom_execution_callback_classes = []
-        if ours:
-            ray.shutdown()
+    # A cluster of this process's own ends with it: nobody looks at its dashboard, which takes seconds to start.
+    own = {"include_dashboard": False} if found == LOCAL else {}
+    with _silent_stderr():
+        ray.init(address=found, logging_level=logging.ERROR, log_to_driver=False, **own)
 
 
 def resolved(address: str | None) -> str:
@@ -90,13 +141,20 @@ def _answering(address: str | None) -> str:
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Keeps what Ray's C++ core writes while it starts off the terminal; failures come as exceptions all the same."""
+    """Keeps what Ray's C++ core writes while it starts off the terminal; failures come as exceptions all the same.
+
+    What Python writes meanwhile, in another thread, comes through.
+    """
     sys.stderr.flush()
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr = sys.stderr
+    if stderr is sys.__stderr__:
+        sys.stderr = open(os.dup(saved), "w", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  # loggers keep it
     os.dup2(null, 2)
     try:
         yield
     finally:
+        sys.stderr = stderr
         os.dup2(saved, 2)
         os.close(saved)
         os.close(null)

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from jobs.batch_files import write_batch_files
 from jobs.checks import Job, check
 from jobs.commits import checkpoint_config, finished_keys
-from jobs.connect import connected
+from jobs.connect import Cluster
 from jobs.execution import controlled
 from jobs.flow import build, read
 from jobs.keys import KeySet
@@ -48,7 +48,9 @@ class NodesLost(JobError):
     """The nodes that are left cannot hold what was planned: actors that wait for room there may keep others out for good."""
 
 
-def run(config: JobConfig, fresh: bool = False, address: str | None = None, again: bool = False) -> dict[str, object]:
+def run(
+    config: JobConfig, fresh: bool = False, address: str | None = None, again: bool = False, started: float | None = None
+) -> dict[str, object]:
     """Runs a job to its end.
 
     Args:
@@ -56,6 +58,7 @@ def run(config: JobConfig, fresh: bool = False, address: str | None = None, agai
         fresh: forget what earlier runs have finished, and their results.
         address: of a Ray cluster.
         again: do the rows that have failed in earlier runs, and no others.
+        started: when the command was given, in seconds since the epoch; without, now.
 
     Returns:
         The content of summary.json.
@@ -64,30 +67,32 @@ def run(config: JobConfig, fresh: bool = False, address: str | None = None, agai
         UsageError: before any work.
         JobError: more rows failed than the config allows, or rows are missing at the end.
     """
-    started = time.time()
-    job = check(config, fresh, again=again)
-    assert job.lease is not None
-    try:
-        return _run(job, address, started)
-    finally:
-        job.lease.release()
-
-
-def _run(job: Job, address: str | None, started: float) -> dict[str, object]:
-    written, plan = Written(), None
-    with connected(address) if job.rows_left else contextlib.nullcontext():
+    started = started or time.time()
+    with Cluster(address) as cluster:
+        job = check(config, fresh, again=again, meanwhile=cluster.begin)
+        assert job.lease is not None
         try:
-            if job.rows_left:
-                plan = make_plan(free_nodes(job.config.engine), job.config.engine, job.work)
-                job = dataclasses.replace(job, config=decided(job, plan))
-                plan = _until_done(job, plan, written)
-            _balance(job, written)
-        except JobError as error:
-            _conclude(job, plan, written, started)
-            if isinstance(error, StorageError):
-                raise _stopped(error) from error
-            raise
-        return _conclude(job, plan, written, started)
+            return _run(job, cluster, started)
+        finally:
+            cluster.end()  # before another run may begin
+            job.lease.release()
+
+
+def _run(job: Job, cluster: Cluster, started: float) -> dict[str, object]:
+    written, plan = Written(), None
+    try:
+        if job.rows_left:
+            cluster.connect()
+            plan = make_plan(free_nodes(job.config.engine), job.config.engine, job.work)
+            job = dataclasses.replace(job, config=decided(job, plan))
+            plan = _until_done(job, plan, written)
+        _balance(job, written)
+    except JobError as error:
+        _conclude(job, plan, written, started)
+        if isinstance(error, StorageError):
+            raise _stopped(error) from error
+        raise
+    return _conclude(job, plan, written, started)
 
 
 def _until_done(job: Job, plan: Plan, written: Written) -> Plan:
