@@ -21,7 +21,7 @@ from jobs.workers import Worker
 def read(data: Input, left: Sequence[Piece], finished: KeySet, plan: Plan) -> Dataset:
     """The rows still to do, in blocks of a few seconds of model work."""
     source = RowsDatasource(data, left, finished, tasks=4 * plan.model.actors)
-    rows = ray.data.read_datasource(source, override_num_blocks=len(source), num_cpus=plan.task_cpus)
+    rows = ray.data.read_datasource(source, override_num_blocks=len(source), num_cpus=plan.task_cpus, concurrency=plan.readers)
     rows = rows.repartition(target_num_rows_per_block=plan.block_rows, strict=True)
     # Ray 2.60 has no argument for this: a repartition task asks for a whole CPU, which on small machines the actors
     # never leave free.

@@ -116,3 +116,35 @@ def test_progress_on_clusters_of_any_size(models, tmp_path, cpus, gpus, engine, 
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=200, env=environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert expected in done.stdout
+
+
+BEGUN = """
+import psutil, ray
+from jobs.connect import Cluster
+with Cluster("local") as cluster:
+    cluster.begin()
+    cluster.connect()
+    print(ray.get(ray.remote(lambda: "at work").remote()), ray.is_initialized())
+print(ray.is_initialized(), len(psutil.wait_procs(psutil.Process().children(recursive=True), timeout=10)[1]))
+"""
+
+
+def without_cluster(*command):
+    """What a Python process gives that no cluster is offered to."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT, timeout=120, env=environment)
+
+
+def test_ray_that_was_begun_beside_other_work():
+    done = without_cluster("-c", BEGUN)
+    assert (done.stdout, done.stderr) == ("at work True\nFalse 0\n", "")
+
+
+def test_ray_that_was_begun_ends_where_the_model_is_none(models, tmp_path):
+    write_texts(tmp_path / "in", builders.texts(4), 1)
+    raw = text_job(models, tmp_path, model=str(tmp_path / "in"))
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(raw))
+    done = without_cluster("-m", "jobs.cli", "run", str(tmp_path / "job.yaml"), "--address", "local")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(r"dray: model: .* holds no config.json.*\n", done.stderr)
