@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from jobs import rows
 from jobs.rows import KEY, READ_S
-from jobs.workers import Stopwatch, Worker, account, peak_bytes
+from jobs.workers import Stopwatch, Worker, account, peak_bytes, trim_memory
 from pipelines.batching import Output, Part
 from pipelines.codec import decode, encode
 from pipelines.engine import Outcome, postprocess_item, predict, preprocess_item, sample_parts
@@ -50,6 +50,7 @@ class Fused:
             outcome.meter.read_s += seconds
         account(outcomes, self._stopwatch.waited(sum(outcome.meter.forward_s for outcome in outcomes)))
         self._guard.end()
+        trim_memory()
         return rows.results(rows.carried(table), outcomes, self._schema)
 
     def _predicted(self, items: list[Item], one_by_one: bool) -> list[Outcome]:
@@ -141,6 +142,7 @@ class Forward:
             waited = self._stopwatch.waited(sum(meter.forward_s for meter in meters))
             meters[0].add(Meter(waiting_s=waited, peak_bytes=peak_bytes()))
         self._guard.end()
+        trim_memory()
         table = table.drop_columns(["parts", "error", "meter"])
         return rows.with_columns(
             table, outputs=pa.array(encoded, pa.large_binary()), error=rows.error_array(errors), meter=rows.meter_array(meters)

@@ -61,8 +61,9 @@ def _may_be_fast(plan: Plan) -> bool:
 def _tried(job: Job, plan: Plan) -> tuple[str, str]:
     worker = Worker(job.config, job.schema, plan.threads, plan.model.gpus > 0, identity=job.identity)
     options = {"num_cpus": plan.model.cpus, "num_gpus": plan.model.gpus}
+    trial = ray.remote(max_calls=1, **options)(_choose)  # one: the process ends with it, and with it torch and two models
     try:
-        return ray.get(ray.remote(_choose).options(**options).remote(worker, spread_rows(job.data, job.left, ROWS)))  # type: ignore[no-any-return]
+        return ray.get(trial.remote(worker, spread_rows(job.data, job.left, ROWS)))  # type: ignore[no-any-return]
     except RayError as error:
         return "auto", f"the trial failed: {str(error).strip().splitlines()[-1]}"
 

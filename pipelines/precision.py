@@ -97,7 +97,15 @@ def difference(full: Sequence[Outcome], half: Sequence[Outcome]) -> str | None:
 
 
 def _differences(full: object, half: object) -> Iterator[str]:
-    if _is_vector(full) and _is_vector(half) and len(full) == len(half):  # type: ignore[arg-type]
+    import torch
+
+    if isinstance(full, torch.Tensor) and isinstance(half, torch.Tensor) and full.shape == half.shape:
+        vectors = (each.double().reshape(-1, each.shape[-1]).numpy() for each in (full, half))  # of each token
+        for one, other in zip(*vectors, strict=True):
+            yield from _vectors(one, other)
+    elif isinstance(full, torch.Tensor) and isinstance(half, torch.Tensor):
+        yield f"{tuple(half.shape)} numbers instead of {tuple(full.shape)}"
+    elif _is_vector(full) and _is_vector(half) and len(full) == len(half):  # type: ignore[arg-type]
         yield from _vectors(np.array(full, np.float64), np.array(half, np.float64))
     elif _are_scored(full) and _are_scored(half):
         yield from _differences(full[0], half[0])  # type: ignore[index]

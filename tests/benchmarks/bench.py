@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 PARTS = {
     **{workload.title[0].upper() + workload.title[1:]: ["speed.py", name] for name, workload in WORKLOADS.items()},
+    "Float32 and bfloat16": ["halves.py"],
     "Batches that are found and batches that are set": ["sweep.py"],
     "Going on with a job that is nearly done": ["restart.py"],
     "Many actors of a model that only sleeps": ["scaling.py", "scaling"],

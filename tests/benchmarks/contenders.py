@@ -1,6 +1,6 @@
 """One contender on one workload, in a process of its own: `contenders.py CONTENDER WORKLOAD FOLDER` prints a JSON line.
 
-FOLDER holds `model`, `all` (the rows) and `fewer` (the share of them that slower contenders are given).
+FOLDER holds `model`, `all` (the rows) and `fewer` (the share of them that all but dray's job are given).
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import gc
 import io
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -21,6 +23,9 @@ from PIL import Image
 from transformers import pipeline
 from transformers.utils.logging import disable_progress_bar
 from workloads import HIDDEN, WORKLOADS, Workload, read
+
+if TYPE_CHECKING:
+    from pipelines.phases import Item, Phases
 
 BATCHES = (8, 32)
 THREADS = 2
@@ -38,6 +43,20 @@ class Case:
         torch.set_num_threads(THREADS)
         disable_progress_bar()
         return pipeline(self.workload.task, model=self.model)
+
+    def phases(self, **engine: object) -> Phases:
+        """dray's, with weights."""
+        from pipelines.config import parse_config
+        from pipelines.models.loading import load_phases
+
+        torch.set_num_threads(THREADS)
+        return load_phases(parse_config(self.config(self.fewer, **engine)), weights=True)
+
+    def item(self, cell: object) -> Item:
+        """A row, for these."""
+        from pipelines.phases import Item
+
+        return Item({self.workload.argument: cell})
 
     def opened(self, cell: object) -> object:
         """What a user would hand to the pipeline."""
@@ -179,46 +198,49 @@ def sentences(case: Case) -> Outcome:
 
 
 def bare(case: Case) -> Outcome:
-    """The ceiling: torch alone over batches of all rows, prepared beforehand and packed by length; and dray's forward phase.
+    """The ceiling: torch alone over batches prepared beforehand and packed by length; the same with the linear layers that
+    dray's model has; and dray's forward phase.
 
-    The two take turns batch by batch, so that what else happens on the machine meets both.
+    The three take turns batch by batch, so that what else happens on the machine meets all.
     """
     from pipelines.batching import cast, collate, pack
-    from pipelines.config import parse_config
     from pipelines.forward import forward_parts
-    from pipelines.models.loading import load_phases
-    from pipelines.phases import Item
     from pipelines.watch import Watch
 
-    torch.set_num_threads(THREADS)
-    phases = load_phases(parse_config(case.config(case.folder / "all")), weights=True)
-    limits, watch = phases.limits("auto"), Watch(3600)
-    cells = read(case.folder / "all")
-    during = phases._arguments.during({})
-    taken = {"bare": 0.0, "ours": 0.0}
-    padded = real = 0
-    turn = 0
+    phases, plain = case.phases(), case.pipeline()
+    limits, watch, during = phases.limits("auto"), Watch(3600), phases._arguments.during({})
+    cells = read(case.fewer)
+    padded = real = turn = 0
+
+    def loop(pipe: object, chosen: list) -> float:
+        inputs = cast(collate(phases.pipe, chosen), torch.float32)
+        started = time.perf_counter()
+        with torch.inference_mode():
+            pipe._forward(inputs, **during)
+        return time.perf_counter() - started
+
+    def ours(chosen: list) -> float:
+        started = time.perf_counter()
+        forward_parts(phases, chosen, limits, watch)
+        return time.perf_counter() - started
+
+    runs = {"bare": lambda chosen: loop(plain, chosen), "layers": lambda chosen: loop(phases.pipe, chosen), "ours": ours}
+    taken = dict.fromkeys(runs, 0.0)
     for group in _in_memory(cells, case):
-        parts = [part for cell in group for part in phases.preprocess(Item({case.workload.argument: cell}))]
+        parts = [part for cell in group for part in phases.preprocess(case.item(cell))]
         for batch in pack(parts, limits):
             chosen = [parts[index] for index in batch]
             padded += max(part.cost for part in chosen) * len(chosen)
             real += sum(part.cost for part in chosen)
             turn += 1
-            for who in ("bare", "ours") if turn % 2 else ("ours", "bare"):
-                if who == "bare":
-                    inputs = cast(collate(phases.pipe, chosen), phases.pipe.dtype)
-                    started = time.perf_counter()
-                    with torch.inference_mode():
-                        phases.pipe._forward(inputs, **during)
-                else:
-                    started = time.perf_counter()
-                    forward_parts(phases, chosen, limits, watch)
-                taken[who] += time.perf_counter() - started
+            for place in range(len(runs)):
+                who = list(runs)[(turn + place) % len(runs)]
+                taken[who] += runs[who](chosen)
         del parts
         gc.collect()
     return {
-        "rows": len(cells), "seconds": taken["bare"], "forward": taken["bare"] / taken["ours"], "packing": real / padded,
+        "rows": len(cells), "seconds": taken["bare"], "layers": taken["bare"] / taken["layers"],
+        "forward": taken["bare"] / taken["ours"], "packing": real / padded,
     }  # fmt: skip
 
 
@@ -231,13 +253,12 @@ def _in_memory(cells: Sequence[object], case: Case) -> Iterator[list[object]]:
 
 
 def dray(case: Case) -> Outcome:
-    """The job. From the first batch to the end; and what came before."""
-    from jobs.connect import connected
-    from jobs.run import run
-    from pipelines.config import parse_config
-
-    with connected("local"):
-        summary = run(parse_config(case.config(case.folder / "all")))
+    """The command. From the first batch to the end; and what came before."""
+    config = case.folder / "job.json"
+    config.write_text(json.dumps(case.config(case.folder / "all")))
+    command = [sys.executable, "-m", "jobs.run", str(config), "--address", "local"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    summary = json.loads((case.folder / "output/_dray/summary.json").read_text())
     start, seconds = float(summary["startup_seconds"]), float(summary["seconds"])
     return {
         "rows": float(summary["rows_ok"]), "seconds": seconds - start, "startup": start,

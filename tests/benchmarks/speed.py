@@ -66,16 +66,20 @@ def table(workload: str, found: dict[str, dict[str, float]]) -> str:
     job, bare = found["dray"], found["bare"]
     lines = ["| contender | speed, bare loop = 1 | dray is so many times as fast |"]
     lines += ["|---|---|---|", f"| bare torch loop over packed batches | 1.00 | {ours / ceiling:.2f} |"]
-    lines += [f"| dray's forward phase, over the same batches | {bare['forward']:.2f} | |"]
+    lines += [
+        f"| the same with dray's linear layers | {bare['layers']:.2f} | {ours / ceiling / bare['layers']:.2f} |",
+        f"| dray's forward phase, over the same batches | {bare['forward']:.2f} | |",
+    ]
     for name in found:
         if name != "bare":
             title = "**dray run**, from the first batch on" if name == "dray" else name
             lines.append(f"| {title} | {rate[name] / ceiling:.2f} | {ours / rate[name]:.2f} |")
     lines += [
         "",
-        f"{job['rows']:.0f} rows. Padding efficiency {job['padding']:.3f} (the loop, which sorts everything: "
-        f"{bare['packing']:.3f}). Forward waited {job['waiting']:.1%} of the time. {job['startup']:.1f} s until the model "
-        f"first ran, then {job['seconds']:.0f} s.",
+        f"{job['rows']:.0f} rows. Padding efficiency {job['padding']:.3f} (the loop: {bare['packing']:.3f}). "
+        f"Forward waited {job['waiting']:.1%} of the time. {job['startup']:.1f} s from the command "
+        f"until the model first ran, then {job['seconds']:.0f} s. "
+        f"The others had one row of {round(1 / WORKLOADS[workload].share)}.",
         "",
     ]
     return "\n".join(lines)

@@ -31,7 +31,7 @@ class Workload:
         model: builds the model in a folder.
         length: of a row, for contenders that sort.
         parameters: call arguments.
-        share: of the rows that contenders other than dray and the bare loop are given, evenly spread over the lengths.
+        share: of the rows that all but dray's job are given, evenly spread over the lengths.
         is_variable: whether rows differ much in what they cost.
     """
 
@@ -42,7 +42,7 @@ class Workload:
     model: Callable[[Path], str]
     length: Callable[[object], int] = len
     parameters: dict[str, object] = field(default_factory=dict)
-    share: float = 0.25
+    share: float = 0.1
     is_variable: bool = True
 
     def fewer(self, rows: Sequence[object]) -> list[object]:
@@ -66,13 +66,13 @@ def read(folder: Path) -> list[object]:
     return pa.concat_tables(tables)["cell"].to_pylist()
 
 
-def lognormal_texts(scale: float) -> list[str]:
-    return builders.texts(round(3_500 * scale), seed=5, sigma=1.0, longest=500)
+def lognormal_texts(scale: float, count: int = 12_000) -> list[str]:
+    return builders.texts(round(count * scale), seed=5, sigma=1.0, longest=500)
 
 
 def outliers(scale: float) -> list[str]:
     rng = np.random.default_rng(6)
-    lengths = [rng.integers(440, 505) if rng.random() < 0.05 else rng.integers(5, 20) for _ in range(round(6_500 * scale))]
+    lengths = [rng.integers(440, 505) if rng.random() < 0.05 else rng.integers(5, 20) for _ in range(round(20_000 * scale))]
     return [builders.text(rng, int(length)) for length in lengths]
 
 
@@ -80,7 +80,7 @@ def pictures(scale: float) -> list[bytes]:
     """JPEG, from 200 to 1,600 pixels wide."""
     rng = np.random.default_rng(7)
     found = []
-    for seed in range(round(400 * scale)):
+    for seed in range(round(1_900 * scale)):
         width, height = (int(side) for side in np.clip(rng.lognormal(np.log(500), 0.5, 2), 200, 1600))
         buffer = io.BytesIO()
         tiny_vision.picture(width, height, seed=seed).save(buffer, "JPEG", quality=90)
@@ -89,7 +89,7 @@ def pictures(scale: float) -> list[bytes]:
 
 
 def recordings(scale: float, long_seconds: float = 3600.0) -> list[bytes]:
-    """FLAC: 200 clips of 2 to 12 seconds, and 2 recordings of an hour among them."""
+    """FLAC: 200 clips of 2 to 12 seconds, and 2 recordings of an hour among them; at half the scale of half an hour."""
     rng = np.random.default_rng(8)
     seconds = [float(value) for value in rng.uniform(2, 12, round(200 * scale))]
     for place in (len(seconds) // 3, 2 * len(seconds) // 3):
@@ -104,7 +104,7 @@ def flac(samples: np.ndarray) -> bytes:
 
 
 def prompts(scale: float) -> list[str]:
-    return builders.texts(round(600 * scale), seed=9, median=20, sigma=0.8, longest=150)
+    return builders.texts(round(3_600 * scale), seed=9, median=20, sigma=0.8, longest=150)
 
 
 def vision_model(folder: Path) -> str:
@@ -152,19 +152,19 @@ WORKLOADS = {
         lambda folder: builders.text_classifier(folder, LAYERS, HIDDEN),
     ),
     "embeddings": Workload(
-        "embeddings of texts of lognormal lengths", "feature-extraction", "text", lognormal_texts,
-        lambda folder: builders.text_encoder(folder, LAYERS, HIDDEN), parameters={"pool": True},
+        "embeddings of texts of lognormal lengths", "feature-extraction", "text", lambda scale: lognormal_texts(scale, 9_000),
+        lambda folder: builders.text_encoder(folder, LAYERS, HIDDEN),
     ),
     "images": Workload(
         "JPEG of mixed sizes", "image-classification", "image", pictures, vision_model, is_variable=False
     ),
     "ctc": Workload(
         "speech, 200 clips and 2 recordings of an hour, CTC", "automatic-speech-recognition", "audio", recordings,
-        ctc_model, parameters={"chunk_length_s": 20}, share=1.0,
+        ctc_model, parameters={"chunk_length_s": 20}, share=0.5,
     ),
     "whisper": Workload(
-        "the same speech, Whisper", "automatic-speech-recognition", "audio", recordings, whisper_model,
-        parameters={"chunk_length_s": 30}, share=1.0,
+        "the same speech, Whisper", "automatic-speech-recognition", "audio",
+        lambda scale: recordings(0.45 * scale), whisper_model, parameters={"chunk_length_s": 30}, share=0.5,
     ),
     "generation": Workload(
         "generation, answers of 1 to 120 tokens", "text-generation", "text", prompts, writer_model,

@@ -32,6 +32,7 @@ def of(*predictions: object) -> list[Outcome]:
         (VECTOR, [value * 1.004 for value in VECTOR]),
         ([VECTOR, VECTOR], [VECTOR, VECTOR]),
         (np.array(VECTOR), np.array(VECTOR)),
+        (torch.tensor([[VECTOR, VECTOR[::-1]]]), torch.tensor([[VECTOR, VECTOR[::-1]]]).bfloat16()),
     ],
 )
 def test_these_agree(full, half):
@@ -48,6 +49,8 @@ def test_these_agree(full, half):
         (VECTOR, [float("nan")] * 64, "vectors of cosine nan"),
         ([VECTOR], [VECTOR, VECTOR], "instead of"),
         (np.array(VECTOR), np.array(VECTOR[:3]), "instead of"),
+        (torch.tensor([[VECTOR, VECTOR]]), torch.tensor([[VECTOR, VECTOR[::-1]]]), "vectors of cosine"),
+        (torch.tensor([[VECTOR, VECTOR]]), torch.tensor([[VECTOR]]), "(1, 1, 64) numbers instead of (1, 2, 64)"),
     ],
 )
 def test_these_do_not(full, half, why):
@@ -61,8 +64,8 @@ def test_rows_that_fail_in_full_precision_are_no_evidence():
     assert "no" in difference([Outcome("a")], [failed])
 
 
-def loaded(model: str):
-    raw = {"task": "text-classification", "model": model, "input": {"path": "in"}, "output": {"path": "out"}}
+def loaded(model: str, task: str = "text-classification"):
+    raw = {"task": task, "model": model, "input": {"path": "in"}, "output": {"path": "out"}}
     return load_phases(parse_config(raw), weights=True)
 
 
@@ -78,6 +81,17 @@ def test_with_the_hardware_rows_decide(models, monkeypatch):
     monkeypatch.setattr(precision, "GAIN", 0.0)  # here it may well be slower
     dtype, why = choose(loaded(models.text_classifier), ITEMS, 60)
     assert dtype == "bfloat16", why
+
+
+def test_embeddings_decide_by_their_cosine(models, monkeypatch):
+    monkeypatch.setattr(precision, "is_fast", lambda device: True)
+    monkeypatch.setattr(precision, "GAIN", 0.0)
+    dtype, why = choose(loaded(models.text_encoder, "feature-extraction"), ITEMS, 60)
+    assert dtype == "bfloat16", why
+    monkeypatch.setattr(precision, "COSINE", 1.0)
+    dtype, why = choose(loaded(models.text_encoder, "feature-extraction"), ITEMS, 60)
+    assert dtype == "auto"
+    assert "vectors of cosine" in why
     assert "4 rows agree with float32" in why
 
 
