@@ -40,6 +40,7 @@ class Cluster:
         Raises:
             ConfigError: nothing answers at the address.
         """
+        _quiet()
         if not ray.is_initialized() and resolved(self._address) == LOCAL:
             # The thread stays as long as Ray: on Linux what a thread has started is ended with the thread.
             self._thread = ThreadPoolExecutor(1, "ray")
@@ -47,6 +48,7 @@ class Cluster:
 
     def connect(self) -> None:
         """Returns once Ray is there. Raises ConfigError where it is not."""
+        _quiet()
         self._is_ours = self._started is not None or not ray.is_initialized()
         try:
             if self._started is not None:
@@ -90,11 +92,15 @@ def connected(address: str | None) -> Iterator[None]:
         yield
 
 
-def _init(found: str) -> None:
+def _quiet() -> None:
+    """Settings of this process that workers inherit."""
     # Ray's C++ core warns of every actor pool that its arguments could be lost; that belongs in no user's terminal.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers inherit it; threads are planned, not taken
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says of an error, the job's own message says
+
+
+def _init(found: str) -> None:
     # A cluster of this process's own ends with it: nobody looks at its dashboard, which takes seconds to start.
     own = {"include_dashboard": False} if found == LOCAL else {}
     with _silent_stderr():
