@@ -82,8 +82,8 @@ def check(
         fresh: delete what earlier runs have written.
         dry: leave the output folder alone, and count all rows as left.
         again: do the rows that have failed in earlier runs, and no others.
-        meanwhile: called when all but the model is in order, whose libraries take seconds to load; of a job without earlier
-            runs, which may have left nothing to do.
+        meanwhile: called when the input and the place for the output are known and the model's libraries are about to be
+            loaded, which takes seconds; not where an earlier run may have left nothing to do.
 
     Raises:
         UsageError: what is wrong, and what to do.

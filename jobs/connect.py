@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
@@ -42,6 +44,8 @@ class Cluster:
         """
         _quiet()
         if not ray.is_initialized() and resolved(self._address) == LOCAL:
+            if threading.current_thread() is threading.main_thread():  # Ray does so itself where it is started there
+                signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
             # The thread stays as long as Ray: on Linux what a thread has started is ended with the thread.
             self._thread = ThreadPoolExecutor(1, "ray")
             self._started = self._thread.submit(_init, LOCAL)
@@ -75,13 +79,14 @@ class Cluster:
         context = DataContext.get_current()
         context.checkpoint_config = None
         context.custom_execution_callback_classes = []
-        if self._started is not None:
-            wait([self._started])
-        if self._is_ours or self._started is not None:
+        started, thread, is_ours = self._started, self._thread, self._is_ours
+        self._started, self._thread, self._is_ours = None, None, False
+        if started is not None:
+            wait([started])
+        if is_ours or started is not None:
             ray.shutdown()
-        if self._thread is not None:
-            self._thread.shutdown()
-        self._is_ours, self._started, self._thread = False, None, None
+        if thread is not None:
+            thread.shutdown()
 
 
 @contextlib.contextmanager
@@ -149,18 +154,20 @@ def _answering(address: str | None) -> str:
 def _silent_stderr() -> Iterator[None]:
     """Keeps what Ray's C++ core writes while it starts off the terminal; failures come as exceptions all the same.
 
-    What Python writes meanwhile, in another thread, comes through.
+    What Python itself writes in the main thread, while another starts Ray, comes through.
     """
     sys.stderr.flush()
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     stderr = sys.stderr
-    if stderr is sys.__stderr__:
+    if stderr is sys.__stderr__ and threading.current_thread() is not threading.main_thread():
         sys.stderr = open(os.dup(saved), "w", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  # loggers keep it
+    ours = sys.stderr
     os.dup2(null, 2)
     try:
         yield
     finally:
-        sys.stderr = stderr
+        if sys.stderr is ours:
+            sys.stderr = stderr
         os.dup2(saved, 2)
         os.close(saved)
         os.close(null)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import ray
+from fsspec.implementations.local import LocalFileSystem
 from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, Dataset
 
@@ -21,7 +22,8 @@ from jobs.workers import Worker
 def read(data: Input, left: Sequence[Piece], finished: KeySet, plan: Plan) -> Dataset:
     """The rows still to do, in blocks of a few seconds of model work."""
     source = RowsDatasource(data, left, finished, tasks=4 * plan.model.actors)
-    rows = ray.data.read_datasource(source, override_num_blocks=len(source), num_cpus=plan.task_cpus, concurrency=plan.readers)
+    readers = plan.readers if isinstance(data.filesystem, LocalFileSystem) else None  # elsewhere files are waited for
+    rows = ray.data.read_datasource(source, override_num_blocks=len(source), num_cpus=plan.task_cpus, concurrency=readers)
     rows = rows.repartition(target_num_rows_per_block=plan.block_rows, strict=True)
     # Ray 2.60 has no argument for this: a repartition task asks for a whole CPU, which on small machines the actors
     # never leave free.

@@ -20,7 +20,7 @@ from pipelines.errors import ConfigError
 
 POOLS = 0.8  # share of the CPUs that actors may hold
 ACTOR_BYTES = 700 << 20  # a worker with torch and transformers loaded, before any weights
-CPUS_PER_READER = 2  # each is a process more to start, and one outruns the model of many cores
+CPUS_PER_READER = 2  # of local files: each is a process more to start, and reading takes little beside the model
 THREADS = 2  # cores of a copy of the model, where nothing was tuned: as fast as two of one thread, and starts sooner
 BLOCK_SECONDS = 8.0  # model work in a block: how much an interruption can cost, and how often results appear
 SMALLEST_BLOCK, LARGEST_BLOCK = 8, 4096  # rows, where there are enough
@@ -81,7 +81,7 @@ class Plan:
         preprocess, postprocess, gather: of the staged layout, otherwise None. Gather only where items fan out.
         threads: of torch in each model actor.
         task_cpus: of each read, repartition and write task.
-        readers: read tasks at once.
+        readers: tasks at once that read from local disk.
         block_rows: rows of a block.
         offered: what the nodes it was made for offered together.
         tuning_s: seconds that a worker may spend on finding how large a batch should be, where that is not known.

@@ -74,8 +74,10 @@ def run(
         try:
             return _run(job, cluster, started)
         finally:
-            cluster.end()  # before another run may begin
-            job.lease.release()
+            try:
+                cluster.end()  # before another run may begin
+            finally:
+                job.lease.release()
 
 
 def _run(job: Job, cluster: Cluster, started: float) -> dict[str, object]:

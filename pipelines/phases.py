@@ -57,6 +57,11 @@ class Phases:
     """`preprocess`, `forward` and `postprocess` of one pipeline, with the call arguments of one config.
 
     Applied one after the other they give what `pipeline(...)(item, **parameters)` gives.
+
+    Attributes:
+        pipe: the pipeline.
+        task: what it serves.
+        is_compiled: whether its model is.
     """
 
     def __init__(self, pipe: Pipeline, config: JobConfig, task: Task) -> None:
@@ -67,8 +72,8 @@ class Phases:
         self.source = cells.Source(rate, dict(config.input.storage_options), config.input.max_media_bytes)
         generation.prepare(pipe)
         self._continues = task.trim is generation.trim and generation.continues_prompts(pipe)
-        self._is_compiled = config.engine.compile
-        self._has_buckets = self._is_compiled and has_buckets(pipe)
+        self.is_compiled = config.engine.compile
+        self._has_buckets = self.is_compiled and has_buckets(pipe)
         self._staging = Staging(self._collated, pipe.device, self._context)
         self._may_share = pipe.tokenizer is None or pipe.tokenizer.pad_token_id is not None
         intercept(pipe)
@@ -107,7 +112,7 @@ class Phases:
     @property
     def is_tunable(self) -> bool:
         """Whether trials of batches tell anything: not where transformers makes its own, or each first waits for a compiler."""
-        return not (self._is_continuous or self._is_compiled)
+        return not (self._is_continuous or self.is_compiled)
 
     @property
     def is_shareable(self) -> bool:

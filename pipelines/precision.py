@@ -15,6 +15,8 @@ from pipelines.models.linear import pack_linears
 from pipelines.watch import Watch
 
 if TYPE_CHECKING:
+    import torch
+
     from pipelines.phases import Item, Phases
 
 COSINE = 0.999  # of the same row's embeddings in both precisions, at least
@@ -60,7 +62,8 @@ def choose(phases: Phases, items: Sequence[Item], timeout_s: float) -> tuple[str
         return "auto", "bfloat16 is not faster on this hardware"
     full, slow = _timed(phases, items, timeout_s)
     phases.pipe.model.to(torch.bfloat16)
-    pack_linears(phases.pipe.model)
+    if not phases.is_compiled:  # as when it is loaded
+        pack_linears(phases.pipe.model)
     half, fast = _timed(phases, items, timeout_s)
     different = difference(full, half)
     if different is not None:
@@ -99,12 +102,8 @@ def difference(full: Sequence[Outcome], half: Sequence[Outcome]) -> str | None:
 def _differences(full: object, half: object) -> Iterator[str]:
     import torch
 
-    if isinstance(full, torch.Tensor) and isinstance(half, torch.Tensor) and full.shape == half.shape:
-        vectors = (each.double().reshape(-1, each.shape[-1]).numpy() for each in (full, half))  # of each token
-        for one, other in zip(*vectors, strict=True):
-            yield from _vectors(one, other)
-    elif isinstance(full, torch.Tensor) and isinstance(half, torch.Tensor):
-        yield f"{tuple(half.shape)} numbers instead of {tuple(full.shape)}"
+    if isinstance(full, torch.Tensor) and isinstance(half, torch.Tensor):
+        yield from _tensors(full, half)
     elif _is_vector(full) and _is_vector(half) and len(full) == len(half):  # type: ignore[arg-type]
         yield from _vectors(np.array(full, np.float64), np.array(half, np.float64))
     elif _are_scored(full) and _are_scored(half):
@@ -124,9 +123,20 @@ def _differences(full: object, half: object) -> Iterator[str]:
         yield f"{str(half)[:60]} instead of {str(full)[:60]}"
 
 
+def _tensors(full: torch.Tensor, half: torch.Tensor) -> Iterator[str]:
+    """Embeddings, one for each token, must all point the same way; short rows are numbers, and other types must be equal."""
+    if full.shape != half.shape:
+        yield f"{tuple(half.shape)} numbers instead of {tuple(full.shape)}"
+    elif full.is_floating_point() and full.ndim and full.shape[-1] >= EMBEDDING:
+        for one, other in zip(*(each.double().reshape(-1, each.shape[-1]).numpy() for each in (full, half)), strict=True):
+            yield from _vectors(one, other)
+    else:
+        yield from _differences(full.tolist(), half.tolist())
+
+
 def _vectors(full: np.ndarray, half: np.ndarray) -> Iterator[str]:
     norms = float(np.linalg.norm(full) * np.linalg.norm(half))
-    cosine = float(full @ half) / norms if norms else 1.0
+    cosine = float(full @ half) / norms if norms else float(np.array_equal(full, half))
     if not cosine > COSINE:
         yield f"vectors of cosine {cosine:.4f}"
 

@@ -6,15 +6,17 @@ oneDNN, which lays out the weights anew at each call.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 SHAPES = 128  # of inputs for which oneDNN keeps what it has made; with its 1,024, texts of all lengths take a gigabyte
@@ -22,18 +24,24 @@ for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # oneDNN
     os.environ.setdefault(name, str(SHAPES))
 
 GAIN = 1.1  # times as fast as torch's own, or its own it stays
-PROBE = 64, 768, 768  # rows, inputs and outputs of the layer that is timed
+PROBE = 768  # inputs and outputs of the layer that is timed
+PROBE_ROWS = {"float32": 64, "bfloat16": 8}  # laying out weights anew counts where there are few
 ROUNDS = 7  # of which the fastest counts
-SMALLEST = 1 << 19  # multiplications; with fewer the call takes longer than the work
+SMALLEST = 1 << 20  # multiplications of float32; with fewer the call takes longer than the work
+MEMORY_SHARE = 0.5  # of what is free, that packed weights may take
 
 
 class Packed:
-    """The `forward` of one linear layer, in place of its own. Copies of the layer share it, and so the weights."""
+    """The `forward` of one linear layer, in place of its own. Copies of the layer share it, and so the weights.
 
-    def __init__(self, layer: torch.nn.Linear) -> None:
+    It holds for the weights as they were: where they have been changed since, or converted, the layer multiplies as ever.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
         """Lays out the weights, which takes as much memory again. The layer keeps its own, for models look at them."""
         self._weight, self._bias = layer.weight, layer.bias
-        self._packed = _pack(layer.weight.detach())
+        self._packed, self._version = _pack(layer.weight.detach()), layer.weight._version
+        self._smallest = SMALLEST if _name(layer.weight.dtype) == "float32" else 0
 
     def __deepcopy__(self, memo: dict[int, object]) -> Packed:
         """Itself: what a copied model shares with the first one."""
@@ -43,9 +51,9 @@ class Packed:
         """(..., in) -> (..., out). What the layer itself would give, but for rounding."""
         import torch
 
-        is_large = inputs.numel() * self._weight.shape[0] >= SMALLEST
-        is_as_packed = inputs.dtype == self._weight.dtype == self._packed.dtype  # not after model.to(another)
-        if is_large and is_as_packed and not torch.is_grad_enabled():
+        is_large = inputs.numel() * self._weight.shape[0] >= max(1, self._smallest)
+        is_same = inputs.dtype == self._weight.dtype == self._packed.dtype and self._weight._version == self._version
+        if is_large and is_same and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
             return _multiply(inputs, self._packed, self._bias)
         return torch.nn.functional.linear(inputs, self._weight, self._bias)
 
@@ -53,7 +61,8 @@ class Packed:
 def pack_linears(model: PreTrainedModel) -> int:
     """Replaces the `forward` of linear layers by a faster one; of a model whose dtype has changed, once more.
 
-    Only of plain ones: what a quantized or offloaded model has in their place computes in its own way.
+    Only of plain ones: layers of a quantized or offloaded model, and those that have hooks or a `forward` of others, compute in
+    their own way. None where memory is short.
 
     Args:
         model: on the CPU and for inference alone. Others are left as they are.
@@ -61,15 +70,39 @@ def pack_linears(model: PreTrainedModel) -> int:
     Returns:
         How many layers were replaced.
     """
+    config = getattr(model, "config", None)
+    if getattr(model, "hf_device_map", None) is not None or getattr(config, "quantization_config", None) is not None:
+        return 0
+    layers = [layer for layer in model.modules() if _is_plain(layer) and is_faster(layer.weight.dtype)]
+    if sum(layer.weight.nbytes for layer in layers) > MEMORY_SHARE * free_memory():
+        return 0
+    count = 0
+    for layer in layers:
+        with contextlib.suppress(RuntimeError):  # oneDNN takes no layer without inputs, say
+            layer.forward = Packed(layer)
+            count += 1
+    return count
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether this is a linear layer as torch makes it, on the CPU."""
     import torch
 
-    if getattr(model, "hf_device_map", None) is not None:
-        return 0
-    layers = [layer for layer in model.modules() if type(layer) is torch.nn.Linear and layer.weight.device.type == "cpu"]
-    found = [layer for layer in layers if is_faster(layer.weight.dtype)]
-    for layer in found:
-        layer.forward = Packed(layer)
-    return len(found)
+    if type(layer) is not torch.nn.Linear or layer._forward_pre_hooks or layer._forward_hooks:
+        return False
+    weight, forward = layer._parameters.get("weight"), vars(layer).get("forward")
+    return type(weight) is torch.nn.Parameter and weight.device.type == "cpu" and (forward is None or type(forward) is Packed)
+
+
+def free_memory() -> float:
+    """Bytes that this process may still take: of the machine, or of its container."""
+    import psutil
+
+    free = float(psutil.virtual_memory().available)
+    with contextlib.suppress(OSError, ValueError):  # no such limit
+        limit, used = (Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current"))
+        free = min(free, float(limit) - float(used))
+    return free
 
 
 @functools.cache
@@ -77,11 +110,10 @@ def is_faster(dtype: torch.dtype) -> bool:
     """Whether this process multiplies matrices of a dtype faster with packed weights. Found by trying, in some 10 ms."""
     import torch
 
-    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+    rows = PROBE_ROWS.get(_name(dtype))
+    if rows is None or not torch.backends.mkldnn.is_available():
         return False
-    rows, size, outputs = PROBE
-    inputs, weight, bias = torch.ones(rows, size, dtype=dtype), torch.ones(outputs, size, dtype=dtype), torch.ones(outputs)
-    bias = bias.to(dtype)
+    inputs, weight, bias = (torch.ones(shape, dtype=dtype) for shape in ((rows, PROBE), (PROBE, PROBE), (PROBE,)))
     with torch.no_grad():
         try:
             packed = _pack(weight)
@@ -91,6 +123,10 @@ def is_faster(dtype: torch.dtype) -> bool:
         except (AttributeError, RuntimeError):  # torch's operators for packed weights are not public, and may not be there
             return False
     return own >= GAIN * ours
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _pack(weight: Tensor) -> Tensor:

@@ -119,10 +119,11 @@ def test_progress_on_clusters_of_any_size(models, tmp_path, cpus, gpus, engine, 
 
 
 BEGUN = """
-import psutil, ray
+import psutil, ray, signal
 from jobs.connect import Cluster
 with Cluster("local") as cluster:
     cluster.begin()
+    print(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)
     cluster.connect()
     print(ray.get(ray.remote(lambda: "at work").remote()), ray.is_initialized())
 print(ray.is_initialized(), len(psutil.wait_procs(psutil.Process().children(recursive=True), timeout=10)[1]))
@@ -137,7 +138,7 @@ def without_cluster(*command):
 
 def test_ray_that_was_begun_beside_other_work():
     done = without_cluster("-c", BEGUN)
-    assert (done.stdout, done.stderr) == ("at work True\nFalse 0\n", "")
+    assert (done.stdout, done.stderr) == ("True\nat work True\nFalse 0\n", "")
 
 
 def test_ray_that_was_begun_ends_where_the_model_is_none(models, tmp_path):

@@ -1,17 +1,19 @@
 """Linear layers with packed weights: the same answers as torch's own, and only where they are meant to be."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import builders
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from pipelines.models import linear
 from pipelines.models.linear import Packed, is_faster, pack_linears
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
-SIZE = 128  # of layers: 32 rows and more are multiplied with packed weights
+SIZE = 128  # of layers: 64 rows and more of float32 are multiplied with packed weights, and any of bfloat16
 
 
 @pytest.fixture
@@ -43,7 +45,8 @@ def test_gives_what_the_layer_gives(shape, bias, dtype, tolerance, multiplied):
         wanted, found = layer(inputs), Packed(layer)(inputs)
     assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
     torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
-    assert multiplied == ([shape] if inputs.numel() * SIZE >= linear.SMALLEST else [])
+    is_packed = inputs.numel() and (dtype == torch.bfloat16 or inputs.numel() * SIZE >= linear.SMALLEST)
+    assert multiplied == ([shape] if is_packed else [])
 
 
 def test_inputs_may_lie_in_memory_in_any_order(multiplied):
@@ -82,16 +85,99 @@ def test_copies_share_what_is_packed(faster):
     assert [layer.forward for layer in twin] == [layer.forward for layer in model]
 
 
-def test_layers_of_other_kinds_and_models_on_other_devices_are_left_alone(faster):
-    class Quantized(nn.Linear):
-        pass
+class Special(nn.Linear):
+    """A layer of somebody's own."""
 
-    assert pack_linears(nn.Sequential(made(Quantized))) == 0
-    assert pack_linears(nn.Sequential(made(device="meta"))) == 0
-    assert pack_linears(nn.Sequential(nn.Conv1d(1, 1, 1))) == 0
-    offloaded = nn.Sequential(made())
-    offloaded.hf_device_map = {"": "cpu"}
-    assert pack_linears(offloaded) == 0
+
+class Held(nn.Parameter):
+    """Weights in somebody's own form."""
+
+
+def held():
+    layer = made()
+    layer.weight = Held(layer.weight.detach())
+    return layer
+
+
+def hooked():
+    layer = made()
+    layer.register_forward_pre_hook(lambda module, inputs: inputs)
+    return layer
+
+
+def patched():
+    layer = made()
+    layer.forward = lambda inputs: inputs
+    return layer
+
+
+def normed():
+    return nn.utils.parametrizations.weight_norm(made())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [lambda: made(Special), held, hooked, patched, normed, lambda: made(device="meta"), lambda: nn.Conv1d(1, 1, 1)],
+)
+def test_layers_that_are_not_plain_are_left_alone(faster, layer):
+    layer = layer()
+    before = vars(layer).get("forward")
+    assert pack_linears(nn.Sequential(layer)) == 0
+    assert vars(layer).get("forward") is before
+
+
+@pytest.mark.parametrize(
+    "known", [{"hf_device_map": {"": "cpu"}}, {"config": transformers.BertConfig(quantization_config={"quant_method": "x"})}]
+)
+def test_offloaded_and_quantized_models_are_left_alone(faster, known):
+    model = nn.Sequential(made())
+    vars(model).update(known)
+    assert pack_linears(model) == 0
+
+
+def test_weights_that_take_too_much_are_not_packed(faster, monkeypatch):
+    monkeypatch.setattr(linear, "free_memory", lambda: SIZE * SIZE * 4 * 2 - 1)
+    assert pack_linears(nn.Sequential(made())) == 0
+    monkeypatch.setattr(linear, "free_memory", lambda: SIZE * SIZE * 4 * 2)
+    assert pack_linears(nn.Sequential(made())) == 1
+
+
+def test_free_memory_is_some():
+    assert 0 < linear.free_memory() < 1 << 60
+
+
+def test_weights_that_were_changed_count(faster, multiplied):
+    layer = made()
+    pack_linears(nn.Sequential(layer))
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.bias.zero_()
+        assert not layer(torch.randn(64, SIZE)).any()
+    assert not multiplied
+
+
+def test_under_autocast_the_layer_computes_as_ever(faster, multiplied):
+    layer = made()
+    pack_linears(nn.Sequential(layer))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(64, SIZE)).dtype == torch.bfloat16
+    assert not multiplied
+
+
+def test_several_threads_multiply_at_once(faster):
+    layer = made()
+    inputs = [torch.randn(64 + count, SIZE) for count in range(32)]
+    with torch.no_grad():
+        wanted = [layer(each) for each in inputs]
+    pack_linears(nn.Sequential(layer))
+
+    def multiply(each):
+        with torch.no_grad():
+            return layer(each)
+
+    with ThreadPoolExecutor(4) as threads:
+        for found, right in zip(threads.map(multiply, inputs * 8), wanted * 8, strict=True):
+            torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
 
 
 def test_a_torch_without_these_operators_multiplies_as_ever(monkeypatch):

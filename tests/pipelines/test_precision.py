@@ -33,6 +33,10 @@ def of(*predictions: object) -> list[Outcome]:
         ([VECTOR, VECTOR], [VECTOR, VECTOR]),
         (np.array(VECTOR), np.array(VECTOR)),
         (torch.tensor([[VECTOR, VECTOR[::-1]]]), torch.tensor([[VECTOR, VECTOR[::-1]]]).bfloat16()),
+        (torch.tensor([[0.5, 2.0]]), torch.tensor([[0.51, 2.02]]).bfloat16()),
+        (torch.zeros(1, 64), torch.zeros(1, 64).bfloat16()),
+        (torch.tensor(0.5), torch.tensor(0.5).bfloat16()),
+        (torch.zeros(1, 0), torch.zeros(1, 0)),
     ],
 )
 def test_these_agree(full, half):
@@ -51,6 +55,10 @@ def test_these_agree(full, half):
         (np.array(VECTOR), np.array(VECTOR[:3]), "instead of"),
         (torch.tensor([[VECTOR, VECTOR]]), torch.tensor([[VECTOR, VECTOR[::-1]]]), "vectors of cosine"),
         (torch.tensor([[VECTOR, VECTOR]]), torch.tensor([[VECTOR]]), "(1, 1, 64) numbers instead of (1, 2, 64)"),
+        (torch.tensor([[0.01], [0.5]]), torch.tensor([[9.0], [0.5]]), "9 instead of 0.01"),
+        (torch.tensor([101, 2023, 7]), torch.tensor([101, 2024, 7]), "2024 instead of 2023"),
+        (torch.zeros(1, 64, dtype=torch.bool), torch.ones(1, 64, dtype=torch.bool), "True instead of False"),
+        (torch.zeros(1, 64), torch.ones(1, 64), "vectors of cosine 0"),
     ],
 )
 def test_these_do_not(full, half, why):
