@@ -25,6 +25,7 @@ from jobs.storage import Folder, output_folder
 from pipelines import cells, tasks
 from pipelines.config import JobConfig
 from pipelines.errors import ConfigError, ModelError, OutputError, RowError, first_line
+from pipelines.models.linear import speed
 from pipelines.models.loading import load_phases, model_identity, pinned, resolve_task
 from pipelines.tuned import recall_threads
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 
 SAMPLE = 16  # rows looked at before the job starts
+MODEL_SHARE = 0.5  # of the speed at which this machine multiplies matrices, that models reach on workers: a guess
 GENERATED_TOKENS = 128  # that a row is guessed to ask for
 
 
@@ -191,7 +193,8 @@ def _work(phases: Phases, data: Input, sample: pa.Table, rows: int, threads: int
     element_size = next(phases.pipe.model.parameters()).element_size()
     row_flops = 2.0 * weights * _positions(phases, data, sample)
     row_bytes = sample.nbytes / max(1, sample.num_rows)
-    return Work(rows, row_flops, weights * element_size, phases.task.fans_out, threads, row_bytes)
+    cpu_flops = MODEL_SHARE * speed(phases.pipe.dtype)
+    return Work(rows, row_flops, weights * element_size, phases.task.fans_out, threads, row_bytes, cpu_flops)
 
 
 def _positions(phases: Phases, data: Input, sample: pa.Table) -> float:

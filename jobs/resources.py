@@ -28,7 +28,7 @@ BLOCK_BYTES = 64 << 20  # of what is read: one row may be more, but a block must
 DRIVER_S = 0.1  # of the driver for each block, its one loop; 0.07 at most was measured. More actors need longer blocks
 BLOCKS = 5  # for each actor at least, so that all end at about the same time
 MOST_HELPERS = 32  # preprocessing actors for one model actor: one accelerator outruns few CPUs, but not without end
-CPU_FLOPS, ACCELERATOR_FLOPS = 4e10, 2e13  # of one thread, of one device: cautious guesses that size blocks, no more
+CPU_FLOPS, ACCELERATOR_FLOPS = 4e10, 2e13  # a second, of one thread, of one device: guesses that size blocks, no more
 ROW_SECONDS = 5e-4  # overhead of a row
 TUNING_SHARE, LEAST_TUNING, MOST_TUNING = 0.02, 1.0, 8.0  # of a job's time; seconds: less is of no use, more is not needed
 
@@ -53,6 +53,7 @@ class Work:
         fans_out: whether long items are worth spreading over the pool.
         threads: that a copy of the model should have on CPUs.
         row_bytes: that are read for an average row.
+        cpu_flops: operations per second of one thread.
     """
 
     rows: int
@@ -61,6 +62,7 @@ class Work:
     fans_out: bool
     threads: int = THREADS
     row_bytes: float = 0.0
+    cpu_flops: float = CPU_FLOPS
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def make_plan(nodes: Sequence[Node], engine: EngineConfig, work: Work) -> Plan:
     shares = _fused(room, actors, on_gpus) if layout == "fused" else _staged(room, actors, on_gpus, work.fans_out)
     model, preprocess, postprocess, gather = shares
     actors = model.actors
-    speed = ACCELERATOR_FLOPS if on_gpus else CPU_FLOPS * threads
+    speed = ACCELERATOR_FLOPS if on_gpus else work.cpu_flops * threads
     return Plan(
         layout=layout,
         model=model,
@@ -233,7 +235,7 @@ def _model_actors(nodes: Sequence[Node], engine: EngineConfig, work: Work, on_gp
         raise ConfigError(f"model: no node has the memory for one copy of the model ({needed >> 20} MiB); use a larger node")
     places = [int(node.gpus) if on_gpus else math.ceil(node.cpus / work.threads) for node in nodes]
     most = max(1, sum(min(fit, place) for fit, place in zip(fitting, places, strict=True)))
-    seconds = work.rows * (work.row_flops / CPU_FLOPS + ROW_SECONDS)
+    seconds = work.rows * (work.row_flops / work.cpu_flops + ROW_SECONDS)
     useful = max(1, min(work.rows, math.ceil(seconds)))  # starting an actor takes longer than a second of work
     actors = engine.actors if isinstance(engine.actors, int) else (most if on_gpus else min(most, useful))
     if on_gpus:

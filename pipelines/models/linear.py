@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # oneDNN
 GAIN = 1.1  # times as fast as torch's own, or its own it stays
 PROBE = 768  # inputs and outputs of the layer that is timed
 PROBE_ROWS = {"float32": 64, "bfloat16": 8}  # laying out weights anew counts where there are few
+MANY = 256  # rows of a batch that keeps the processor busy
 ROUNDS = 7  # of which the fastest counts
 SMALLEST = 1 << 20  # multiplications of float32; with fewer the call takes longer than the work
 MEMORY_SHARE = 0.5  # of what is free, that packed weights may take
@@ -113,16 +115,39 @@ def is_faster(dtype: torch.dtype) -> bool:
     rows = PROBE_ROWS.get(_name(dtype))
     if rows is None or not torch.backends.mkldnn.is_available():
         return False
+    own, ours = _seconds(dtype, rows)
+    return own >= GAIN * ours
+
+
+@functools.cache
+def speed(dtype: torch.dtype) -> float:
+    """Operations per second of one thread that multiplies large matrices, of float32 where not of `dtype`. Found by trying."""
+    import torch
+
+    known = dtype if _name(dtype) in PROBE_ROWS else torch.float32
+    return 2.0 * MANY * PROBE * PROBE / min(_seconds(known, MANY))
+
+
+def _seconds(dtype: torch.dtype, rows: int) -> tuple[float, float]:
+    """That a layer takes in one thread as torch multiplies, and with packed weights; infinite where that cannot be done."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several would wait for each other where the machine has other things to do
     inputs, weight, bias = (torch.ones(shape, dtype=dtype) for shape in ((rows, PROBE), (PROBE, PROBE), (PROBE,)))
+
+    def plain() -> Tensor:
+        return torch.nn.functional.linear(inputs, weight, bias)
+
     with torch.no_grad():
         try:
             packed = _pack(weight)
-            own, ours = _fastest(
-                lambda: torch.nn.functional.linear(inputs, weight, bias), lambda: _multiply(inputs, packed, bias)
-            )
+            own, ours = _fastest(plain, lambda: _multiply(inputs, packed, bias))
         except (AttributeError, RuntimeError):  # torch's operators for packed weights are not public, and may not be there
-            return False
-    return own >= GAIN * ours
+            (own,), ours = _fastest(plain), math.inf
+        finally:
+            torch.set_num_threads(threads)
+    return own, ours
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 from pipelines.models import linear
-from pipelines.models.linear import Packed, is_faster, pack_linears
+from pipelines.models.linear import Packed, is_faster, pack_linears, speed
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
 SIZE = 128  # of layers: 64 rows and more of float32 are multiplied with packed weights, and any of bfloat16
@@ -191,6 +191,20 @@ def test_a_torch_without_these_operators_multiplies_as_ever(monkeypatch):
     finally:
         is_faster.cache_clear()
     assert not is_faster(torch.float16)
+
+
+def test_speed_is_that_of_one_thread_and_leaves_the_others(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(linear, "_fastest", lambda *calls: [float(torch.get_num_threads()), 0.5])
+        speed.cache_clear()
+        assert speed(torch.float32) == speed(torch.int8) == 2 * 256 * 768 * 768 / 0.5
+        assert linear._seconds(torch.float32, 8) == (1.0, 0.5)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+        speed.cache_clear()
 
 
 def test_what_is_faster_is_taken(monkeypatch):
