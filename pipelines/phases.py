@@ -142,7 +142,9 @@ class Phases:
         if self.on_accelerator:
             return Limits.budget(self.batches_at_once * self.task.elements * tasks.ACCELERATOR)
         overhead = Limits.overhead if self._generates else tasks.CPU_OVERHEAD
-        return Limits.budget(self.batches_at_once * self.task.elements, overhead)
+        is_dictated = self._generates and self.task.elements == tasks.AUDIO  # each token takes a batch nearly as long as a part
+        elements = self.task.elements * (tasks.DICTATED if is_dictated else 1)
+        return Limits.budget(self.batches_at_once * elements, overhead)
 
     def schema(self, columns: Mapping[str, pa.DataType]) -> pa.DataType:
         """The Arrow type of a prediction, given the types of the columns of arguments."""

@@ -211,3 +211,13 @@ def test_workers_get_the_folder_by_its_absolute_path(models, monkeypatch):
 def test_a_model_of_another_task(models):
     with pytest.raises(ModelError, match=r"is a Wav2Vec2Config, which does not serve this task$"):
         load_phases(config(models.ctc, task="text-classification"), weights=True)
+
+
+def test_speech_that_is_generated_has_large_batches_on_cpus(models):
+    """Each step of a batch takes nearly as long as that of one recording."""
+    config = {"task": "automatic-speech-recognition", "input": {"path": "-"}, "output": {"path": "-"}}
+    rooms = []
+    for model in (models.whisper, models.ctc):
+        phases = load_phases(parse_config({**config, "model": model}), weights=True)
+        rooms.append(phases.limits("auto").room(80 * 3000))
+    assert rooms == [8, 1]
