@@ -19,6 +19,8 @@ from pipelines.tasks import Task
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+NARROW = 32  # outputs that the kernel does at once
+
 
 def with_weights(config: JobConfig, task: Task, source: Source, kwargs: ModelKwargs, device: str) -> PreTrainedModel:
     """The model on its device or devices, in a float dtype or quantized.
@@ -52,7 +54,15 @@ def with_weights(config: JobConfig, task: Task, source: Source, kwargs: ModelKwa
     )
     if folder is not None:
         weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+    _mend_narrow_layers(model)
     return model if places is not None else model.to(wanted)
+
+
+def _mend_narrow_layers(model: PreTrainedModel) -> None:
+    """Keeps bitsandbytes 0.50 from a kernel of AVX512-BF16 that takes no 4-bit layer of other than 32, 64 ... outputs."""
+    for layer in model.modules():
+        if getattr(layer, "support_avx512bf16_for_cpu", False) and layer.out_features % NARROW:
+            layer.support_avx512bf16_for_cpu = False
 
 
 def without_weights(config: JobConfig, task: Task, source: Source, kwargs: ModelKwargs) -> PreTrainedModel:
