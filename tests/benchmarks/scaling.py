@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 SLEEP_S, BATCH = 0.1, 4  # of the model, for a batch of so many rows
 ACTORS = (1, 4, 16)
 STEADY_S = 30.0  # that each actor works
-ROWS = 25_000, 250_000  # whose memory is compared: blocks are as large as they get in both
+ROWS = 50_000, 500_000  # whose memory is compared: blocks are as large as they get in both
 
 JOB = """
 import json, resource, sys, ray
