@@ -27,11 +27,12 @@ from pipelines.engine import predict, sample_parts
 from pipelines.errors import JobError
 from pipelines.phases import Item
 from pipelines.tuned import Subject, remember_threads
-from pipelines.tuning import ENOUGH, Bucket
+from pipelines.tuning import Bucket
 from pipelines.watch import Watch
 
 ROWS = 256  # tried
 SECONDS = 60.0  # that trying batches may take
+FEW_ENOUGH = 0.8  # of the best speed: more copies start later, take memory, and gain less in a job than in a trial
 CREW_SECONDS = 5.0  # that each number of copies runs
 
 
@@ -118,8 +119,7 @@ def tune(config: JobConfig, address: str | None = None) -> Found:
         table = ray.put(spread_rows(job.data, job.left, ROWS))
         try:
             crews = [] if plan.model.gpus else [(crew, _speed(job, plan, crew, table)) for crew in _possible(job)]
-            best = max((rate for _, rate in crews), default=0.0)
-            crew = next((crew for crew, rate in crews if rate >= ENOUGH * best), None)
+            crew = chosen(crews)
             (probe,) = _probes(job, plan, crew or Crew(1, plan.threads), table, copies=1)
             if not ray.get(probe.count.remote()):
                 raise JobError("dray tune: none of the rows that were tried can be preprocessed; dray run says why")
@@ -130,6 +130,12 @@ def tune(config: JobConfig, address: str | None = None) -> Found:
     if crew is not None:
         remember_threads(job.identity, subject.task, crew.threads)
     return Found(subject, buckets, otherwise, crews, crew)
+
+
+def chosen(crews: Sequence[tuple[Crew, float]]) -> Crew | None:
+    """The fewest copies that are nearly as fast as the fastest; None of none. `crews` have speeds, fewest copies first."""
+    best = max((rate for _, rate in crews), default=0.0)
+    return next((crew for crew, rate in crews if rate >= FEW_ENOUGH * best), None)
 
 
 def _possible(job: Job) -> list[Crew]:

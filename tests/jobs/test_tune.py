@@ -6,7 +6,7 @@ import pytest
 from test_job import rows_of, write_texts
 
 from jobs.run import run
-from jobs.tune import Crew, Found, tune
+from jobs.tune import Crew, Found, chosen, tune
 from pipelines.batching import Limits
 from pipelines.config import parse_config
 from pipelines.tuned import Subject, recall, recall_threads
@@ -56,3 +56,10 @@ def test_what_is_found_is_used(ray_session, tmp_path):
     assert summary["out_of_memory"] == 0
     assert summary["plan"]["threads"] == 1 or summary["plan"]["model"]["actors"] == 1
     assert len(rows_of(tmp_path / "out")) == 200
+
+
+def test_more_copies_are_taken_only_where_they_gain_much():
+    one, two, four = Crew(1, 4), Crew(2, 2), Crew(4, 1)
+    assert chosen([(one, 100.0), (two, 110.0), (four, 105.0)]) == one
+    assert chosen([(one, 100.0), (two, 140.0), (four, 160.0)]) == two
+    assert chosen([]) is None
