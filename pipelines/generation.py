@@ -142,6 +142,10 @@ def _draw(seeds: Sequence[int]) -> Any:  # noqa: ANN401  # a LogitsProcessor, wh
             token = token.clamp(max=scores.shape[-1] - 1)
             return torch.full_like(scores, -torch.inf).scatter(-1, token, 0.0)
 
+        def keep(self, rows: Sequence[int]) -> None:
+            """The others have left the batch."""
+            self._random = [self._random[row] for row in rows]
+
     return Draw()
 
 
@@ -149,6 +153,14 @@ def new_tokens(during: Options) -> int | None:
     """How many tokens the arguments of the pipeline's forward ask for, if they say."""
     number = during.get("max_new_tokens", (during.get("generate_kwargs") or {}).get("max_new_tokens"))
     return number if isinstance(number, int) else None
+
+
+def with_arguments(pipe: Pipeline, during: Options, added: Options) -> dict[str, Any]:
+    """The arguments of the pipeline's forward, with more for `generate`, in the place where the pipeline has these."""
+    nested = inspect.signature(pipe._forward).parameters.get("generate_kwargs")
+    if nested is not None and nested.kind is not inspect.Parameter.VAR_KEYWORD:
+        return {**during, "generate_kwargs": {**(during.get("generate_kwargs") or {}), **added}}
+    return {**during, **added}
 
 
 def with_new_tokens(during: Options, number: int | None) -> dict[str, Any]:

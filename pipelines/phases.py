@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipelines import cells, continuous, fetch, generation, positions, routing, schemas, tasks
+from pipelines import cells, continuous, fetch, generation, positions, routing, schemas, shrinking, tasks
 from pipelines.batching import Inputs, Limits, Output, Part, cast, collate, elements, plain, split
 from pipelines.compiled import bucket, collate_bucketed, has_buckets
 from pipelines.config import JobConfig
@@ -105,6 +105,11 @@ class Phases:
         return bool(self.pipe._pipeline_calls_generate and self.pipe.model.can_generate())
 
     @property
+    def _shrinks(self) -> bool:
+        """Whether batches of generated text may shrink: where there are batches, and nothing was compiled for their size."""
+        return self._generates and self.task.trim is not None and not (self.on_accelerator or self.is_compiled)
+
+    @property
     def batches_at_once(self) -> int:
         """How many budgets of parts the model is given at once."""
         return CONTINUOUS if self._is_continuous else 1
@@ -141,9 +146,12 @@ class Phases:
             return Limits.fixed(batch)
         if self.on_accelerator:
             return Limits.budget(self.batches_at_once * self.task.elements * tasks.ACCELERATOR)
-        overhead = Limits.overhead if self._generates else tasks.CPU_OVERHEAD
-        is_dictated = self._generates and self.task.elements == tasks.AUDIO  # each token takes a batch nearly as long as a part
-        elements = self.task.elements * (tasks.DICTATED if is_dictated else 1)
+        elements = self.task.elements
+        if self._generates and elements == tasks.AUDIO:  # each token takes a batch nearly as long as a part
+            elements *= tasks.DICTATED
+        elif self._continues:
+            elements *= tasks.CONTINUED
+        overhead = Limits.overhead if self._generates and not self._continues else tasks.CPU_OVERHEAD
         return Limits.budget(self.batches_at_once * elements, overhead)
 
     def schema(self, columns: Mapping[str, pa.DataType]) -> pa.DataType:
@@ -226,6 +234,8 @@ class Phases:
             with contextlib.suppress(continuous.Unsupported):
                 return self._shortened(parts, continuous.generate(self.pipe, parts, during), limits)
             self._is_continuous = False
+        elif self._shrinks:
+            during = shrinking.handed(self.pipe, during)
         with self._context(), self._randomness(parts, during):
             if self.task.forwards_whole:
                 return [self._forward_whole(part, during) for part in parts]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +124,4 @@ def heard(
         for listener, limit in zip(listeners, limits, strict=True)
     ]
     added: dict[str, Any] = {"streamer": _Rows(rows), "stopping_criteria": _until_left(listeners)}
-    nested = inspect.signature(pipe._forward).parameters.get("generate_kwargs")
-    if nested is not None and nested.kind is not inspect.Parameter.VAR_KEYWORD:
-        return {**during, "generate_kwargs": {**(during.get("generate_kwargs") or {}), **added}}
-    return {**during, **added}
+    return generation.with_arguments(pipe, during, added)

@@ -21,7 +21,8 @@ Options = Mapping[str, object]
 TEXT, GENERATED, IMAGE, AUDIO = 1024, 2048, 1 << 20, 320_000  # elements of a batch on a CPU
 ACCELERATOR = 32  # times as many on an accelerator
 DICTATED = 6  # times as many on a CPU of speech whose text is generated: 8 of Whisper's parts of 30 s, of 80 x 3,000 elements
-CPU_OVERHEAD = 1 / 16  # what a batch costs there beside its elements, as a share of a full one, where nothing is generated
+CONTINUED = 2  # times as many on a CPU of prompts, whose batches shrink
+CPU_OVERHEAD = 1 / 16  # what a batch costs there beside its elements, as a share of a full one; more where media become text
 
 OCR = (
     "words are read from images with tesseract: apt install tesseract-ocr (or your system's package) and "
