@@ -49,12 +49,14 @@ def build(rows: Dataset, job: Job, plan: Plan, ledger: ActorHandle) -> Dataset:
 
 
 def _pool(rows: Dataset, operator: type, pool: Pool, plan: Plan, *arguments: object) -> Dataset:
+    # One block's results and the next one's first batches are made while the model runs; of others one runs, one is fetched.
+    beside = {"max_concurrent_calls_per_actor": 2, "enable_true_multi_threading": True} if operator in (Fused, Forward) else {}
     on_gpu = {"num_gpus": pool.gpus, "batch_size": plan.block_rows} if pool.gpus else {"batch_size": None}
     return rows.map_batches(
         operator,
         fn_constructor_args=arguments,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=2),  # one runs, one is fetched
+        compute=ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=2, **beside),
         num_cpus=pool.cpus,
         **on_gpu,
     )

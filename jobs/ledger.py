@@ -7,9 +7,12 @@ then does row by row and says which row before it begins: the row that is again 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import threading
+import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -42,8 +45,9 @@ class Count:
 
 @dataclass
 class _Block:
-    """Work that was begun. `alone`: the row that is being done by itself, and the stage."""
+    """Work that was begun, by `worker`. `alone`: the row that is being done by itself, and the stage."""
 
+    worker: str = ""
     deaths: int = 0
     alone: tuple[int, str] | None = None
 
@@ -71,7 +75,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self._written: dict[str, Count] = {}
-        self._ok = self._failed = self._deaths = 0
+        self._ok = self._failed = 0
+        self._dead: set[str] = set()  # workers
         self._blocks: dict[str, _Block] = {}
         self._alone: Counter[int] = Counter()
         self._blamed: dict[int, RowError] = {}
@@ -85,16 +90,17 @@ class Ledger:
 
     def count(self) -> Count:
         """The sums."""
-        return Count(self._ok, self._failed, self._deaths)
+        return Count(self._ok, self._failed, len(self._dead))
 
-    def begin(self, block: str) -> Verdict:
-        """A worker is about to do a block."""
+    def begin(self, block: str, worker: str) -> Verdict:
+        """This worker is about to do a block."""
         if block not in self._blocks:
-            self._blocks[block] = _Block()
+            self._blocks[block] = _Block(worker)
             return Verdict()
         known = self._blocks[block]
         known.deaths += 1
-        self._deaths += 1
+        self._dead.add(known.worker)
+        known.worker = worker
         if known.alone is not None:
             key, stage = known.alone
             known.alone = None
@@ -127,41 +133,63 @@ def _died(stage: str, deaths: int) -> RowError:
 
 
 class Guard:
-    """A worker's side of the ledger: of one block after the other."""
+    """A worker's side of the ledger. Blocks may be done side by side; one that a worker has died of is done alone."""
 
     def __init__(self, ledger: ActorHandle | None, watch: Watch, operator: str) -> None:
         """Without a `ledger` nothing is known and nobody is told."""
-        self._ledger, self._watch, self._operator, self._block = ledger, watch, operator, ""
+        self._ledger, self._watch, self._operator = ledger, watch, operator
+        self._worker = uuid.uuid4().hex
+        self._keys: dict[str, frozenset[int]] = {}  # of the blocks that are being done
+        self._changed, self._alone = threading.Condition(), False
         if ledger is not None:
             watch.start(self._last)
 
-    def begin(self, table: pa.Table) -> Verdict:
-        """Work on these rows begins. Where a worker has died of them, each work of the watch is announced from now on."""
+    @contextlib.contextmanager
+    def block(self, table: pa.Table) -> Iterator[Verdict]:
+        """These rows are being done. Where a worker has died of them, by nobody else meanwhile, and each work is announced."""
         if self._ledger is None:
-            return Verdict()
-        self._block = _name(self._operator, table)
-        verdict = Verdict()
-        with contextlib.suppress(RayError):  # it is being restarted, and this block goes unnoticed
-            verdict = ray.get(self._ledger.begin.remote(self._block), timeout=REACH_S)
-        self._watch.before = self._announce if verdict.deaths else None
-        return verdict
+            yield Verdict()
+            return
+        block, keys = _name(self._operator, table), frozenset(table[KEY].to_pylist())
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._keys[block] = keys
+        try:
+            verdict = Verdict()
+            with contextlib.suppress(RayError):  # it is being restarted, and this block goes unnoticed
+                verdict = ray.get(self._ledger.begin.remote(block, self._worker), timeout=REACH_S)
+            if verdict.deaths:
+                self._part(block, keys)
+            yield verdict
+            self._ledger.end.remote(block)
+        finally:
+            with self._changed:
+                if self._alone:
+                    self._alone, self._watch.before = False, None
+                self._keys.pop(block, None)
+                self._changed.notify_all()
 
-    def end(self) -> None:
-        """The block is done."""
-        if self._ledger is not None:
-            self._watch.before = None
-            self._ledger.end.remote(self._block)
+    def _part(self, block: str, keys: frozenset[int]) -> None:
+        """Waits until no other block is being done; until this one has ended none is begun."""
+        with self._changed:
+            del self._keys[block]
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not (self._alone or self._keys))
+            self._alone, self._keys[block] = True, keys
+            self._watch.before = functools.partial(self._announce, block)
 
-    def _announce(self, work: Work) -> None:
+    def _announce(self, block: str, work: Work) -> None:
         assert self._ledger is not None
         (key,) = set(work.keys)
         with contextlib.suppress(RayError):
-            ray.get(self._ledger.alone.remote(self._block, key, work.stage), timeout=REACH_S)
+            ray.get(self._ledger.alone.remote(block, key, work.stage), timeout=REACH_S)
 
     def _last(self, work: Work, error: RowError) -> None:
         assert self._ledger is not None
+        key = work.keys[0]
+        block = next((block for block, keys in list(self._keys.items()) if key in keys), "")
         if len(set(work.keys)) == 1:
-            ray.get(self._ledger.blame.remote(self._block, work.keys[0], error), timeout=REACH_S)
+            ray.get(self._ledger.blame.remote(block, key, error), timeout=REACH_S)
 
 
 def _name(operator: str, table: pa.Table) -> str:

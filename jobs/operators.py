@@ -33,25 +33,26 @@ class Fused:
         self._phases = worker.load(weights=True)
         self._tuner = worker.tuner(self._phases)
         self._lanes = worker.lanes(self._phases)
-        self._schema, self._stopwatch = worker.schema, Stopwatch(self._lanes.count)
+        self._schema, self._stopwatch = worker.schema, Stopwatch(self._lanes)
         self._watch, self._guard = worker.guard("fused")
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Rows with arguments -> rows with `prediction` or `error`."""
+        """Rows with arguments -> rows with `prediction` or `error`. Two blocks may be given at once, in threads."""
         self._stopwatch.start()
-        verdict = self._guard.begin(table)
-        items = [verdict.of(item) for item in rows.items(table, self._phases)]
-        ready = [item for item in items if isinstance(item, Item)]
-        if not (self._tuner.is_done or verdict.deaths):
-            self._tuner.learn(sample_parts(self._phases, ready, self._watch, self._tuner.seconds), self._watch)
-        predicted = iter(self._predicted(ready, one_by_one=verdict.deaths > 0))
-        outcomes = [next(predicted) if isinstance(item, Item) else Outcome(error=item) for item in items]
-        for outcome, seconds in zip(outcomes, table[READ_S].to_pylist(), strict=True):
-            outcome.meter.read_s += seconds
-        account(outcomes, self._stopwatch.waited(sum(outcome.meter.forward_s for outcome in outcomes)))
-        self._guard.end()
+        with self._guard.block(table) as verdict:
+            items = [verdict.of(item) for item in rows.items(table, self._phases)]
+            ready = [item for item in items if isinstance(item, Item)]
+            if not (self._tuner.is_done or verdict.deaths):
+                with self._lanes.turn:
+                    self._tuner.learn(sample_parts(self._phases, ready, self._watch, self._tuner.seconds), self._watch)
+            predicted = iter(self._predicted(ready, one_by_one=verdict.deaths > 0))
+            outcomes = [next(predicted) if isinstance(item, Item) else Outcome(error=item) for item in items]
+            for outcome, seconds in zip(outcomes, table[READ_S].to_pylist(), strict=True):
+                outcome.meter.read_s += seconds
+            account(outcomes, self._stopwatch.waited())
+        results = rows.results(rows.carried(table), outcomes, self._schema)
         trim_memory()
-        return rows.results(rows.carried(table), outcomes, self._schema)
+        return results
 
     def _predicted(self, items: list[Item], one_by_one: bool) -> list[Outcome]:
         blocks = [[item] for item in items] if one_by_one else [items]
@@ -68,18 +69,18 @@ class Preprocess:
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """Rows with arguments -> rows with `parts`, several for a long item. Holds about YIELD_BYTES at a time."""
-        carried, verdict = rows.carried(table, self._phases), self._guard.begin(table)
+        carried = rows.carried(table, self._phases)
         held: list[Row] = []
         held_bytes = 0
-        items = ahead([verdict.of(item) for item in rows.items(table, self._phases)], self._fetched)
-        for index, (item, read_s) in enumerate(zip(items, table[READ_S].to_pylist(), strict=True)):
-            for segment in self._segments(item, Meter(read_s=read_s, peak_bytes=peak_bytes())):
-                held.append({"index": index, **segment})
-                held_bytes += len(segment["parts"] or b"")  # type: ignore[arg-type]
-                if held_bytes > YIELD_BYTES:
-                    yield _segment_table(carried, held)
-                    held, held_bytes = [], 0
-        self._guard.end()
+        with self._guard.block(table) as verdict:
+            items = ahead([verdict.of(item) for item in rows.items(table, self._phases)], self._fetched)
+            for index, (item, read_s) in enumerate(zip(items, table[READ_S].to_pylist(), strict=True)):
+                for segment in self._segments(item, Meter(read_s=read_s, peak_bytes=peak_bytes())):
+                    held.append({"index": index, **segment})
+                    held_bytes += len(segment["parts"] or b"")  # type: ignore[arg-type]
+                    if held_bytes > YIELD_BYTES:
+                        yield _segment_table(carried, held)
+                        held, held_bytes = [], 0
         if held:
             yield _segment_table(carried, held)
 
@@ -113,40 +114,30 @@ class Forward:
         self._phases = worker.load(weights=True)
         self._tuner = worker.tuner(self._phases)
         self._lanes = worker.lanes(self._phases)
-        self._stopwatch = Stopwatch(self._lanes.count)
+        self._stopwatch = Stopwatch(self._lanes)
         self._watch, self._guard = worker.guard("forward")
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Every part of every row goes through the model once; order is kept."""
+        """Every part of every row goes through the model once; order is kept. Two blocks may be given at once, in threads."""
         self._stopwatch.start()
-        verdict = self._guard.begin(table)
-        queue = [cast("list[Part]", decode(value.as_py()) if value.is_valid else []) for value in table["parts"]]
-        errors, meters = rows.errors(table), rows.meters(table)
-        errors = [error or verdict.blamed.get(key) for error, key in zip(errors, table[KEY].to_pylist(), strict=True)]
-        ready = [parts for parts, error in zip(queue, errors, strict=True) if error is None]
-        if not (self._tuner.is_done or verdict.deaths):
-            self._tuner.learn([part for parts in ready for part in parts], self._watch)
-        results = iter(self._results(ready, one_by_one=verdict.deaths > 0))
-        encoded: list[bytes | None] = []
-        for index, parts in enumerate(queue):
-            outputs: list[Output] = []
-            for _ in parts if errors[index] is None else []:
-                output, meter = next(results)
-                meters[index].add(meter)
-                if isinstance(output, RowError):
-                    errors[index] = errors[index] or output
-                else:
-                    outputs.append(output)
-            encoded.append(None if errors[index] else encode(outputs))
-        if meters:
-            waited = self._stopwatch.waited(sum(meter.forward_s for meter in meters))
-            meters[0].add(Meter(waiting_s=waited, peak_bytes=peak_bytes()))
-        self._guard.end()
-        trim_memory()
+        with self._guard.block(table) as verdict:
+            queue = [cast("list[Part]", decode(value.as_py()) if value.is_valid else []) for value in table["parts"]]
+            errors, meters = rows.errors(table), rows.meters(table)
+            errors = [error or verdict.blamed.get(key) for error, key in zip(errors, table[KEY].to_pylist(), strict=True)]
+            ready = [parts for parts, error in zip(queue, errors, strict=True) if error is None]
+            with self._lanes.turn:
+                if not (self._tuner.is_done or verdict.deaths):
+                    self._tuner.learn([part for parts in ready for part in parts], self._watch)
+                results = iter(self._results(ready, one_by_one=verdict.deaths > 0))
+            encoded = [_outputs(results, parts, index, errors, meters) for index, parts in enumerate(queue)]
+            if meters:
+                meters[0].add(Meter(waiting_s=self._stopwatch.waited(), peak_bytes=peak_bytes()))
         table = table.drop_columns(["parts", "error", "meter"])
-        return rows.with_columns(
+        done = rows.with_columns(
             table, outputs=pa.array(encoded, pa.large_binary()), error=rows.error_array(errors), meter=rows.meter_array(meters)
         )
+        trim_memory()
+        return done
 
     def _results(self, queue: list[list[Part]], one_by_one: bool) -> list[tuple[Output | RowError, Meter]]:
         """Of all parts of all rows."""
@@ -165,34 +156,45 @@ class Postprocess:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """One prediction or error per row."""
-        verdict = self._guard.begin(table)
+        options, errors = rows.row_options(table, self._phases), rows.errors(table)
+        columns = zip(table[KEY].to_pylist(), table["outputs"], options, errors, rows.meters(table), strict=True)
         outcomes = []
-        columns = zip(
-            table[KEY].to_pylist(),
-            table["outputs"],
-            rows.row_options(table, self._phases),
-            rows.errors(table),
-            rows.meters(table),
-            strict=True,
-        )
-        for key, outputs, options, error, meter in columns:
-            outcome = Outcome(error=error or verdict.blamed.get(key), meter=meter)
-            if outcome.error is None:
-                try:
-                    decoded: list[Output] = decode(outputs.as_py())  # type: ignore[assignment]
-                    item = Item({}, options, key)
-                    outcome.prediction = postprocess_item(self._phases, decoded, item, meter, self._watch)
-                except RowError as failure:
-                    outcome.error = failure
-            outcomes.append(outcome)
-        account(outcomes, 0.0)
-        self._guard.end()
+        with self._guard.block(table) as verdict:
+            for key, outputs, own, error, meter in columns:
+                outcome = Outcome(error=error or verdict.blamed.get(key), meter=meter)
+                if outcome.error is None:
+                    try:
+                        decoded: list[Output] = decode(outputs.as_py())  # type: ignore[assignment]
+                        outcome.prediction = postprocess_item(self._phases, decoded, Item({}, own, key), meter, self._watch)
+                    except RowError as failure:
+                        outcome.error = failure
+                outcomes.append(outcome)
+            account(outcomes, 0.0)
         return rows.results(rows.carried(table), outcomes, self._schema)
 
 
 def _segment(number: int, count: int, parts: list[Part] | None, error: RowError | None, meter: Meter) -> Row:
     encoded = None if parts is None else encode(parts)
     return {"segment": number, "segments": count, "parts": encoded, "error": error, "meter": meter}
+
+
+def _outputs(
+    results: Iterator[tuple[Output | RowError, Meter]],
+    parts: Sequence[Part],
+    index: int,
+    errors: list[RowError | None],
+    meters: Sequence[Meter],
+) -> bytes | None:
+    """The outputs of a row's parts, encoded; its error, which is put among `errors`, takes their place."""
+    outputs: list[Output] = []
+    for _ in parts if errors[index] is None else []:
+        output, meter = next(results)
+        meters[index].add(meter)
+        if isinstance(output, RowError):
+            errors[index] = errors[index] or output
+        else:
+            outputs.append(output)
+    return None if errors[index] else encode(outputs)
 
 
 def _size(parts: Sequence[Part]) -> int:

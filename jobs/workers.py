@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import resource
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,22 +71,27 @@ class Worker:
 
 
 class Stopwatch:
-    """Seconds in which an actor's model does not run, from its first call to the end of the last one, summed over its lanes."""
+    """Seconds in which an actor's model does not run, from its first block on, summed over its lanes."""
 
-    def __init__(self, lanes: int) -> None:
-        self._lanes = lanes
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes, self._lock = lanes, threading.Lock()
         self._since: float | None = None
+        self._busy_s = self._over = 0.0
 
     def start(self) -> None:
-        """Called when a call begins."""
-        if self._since is None:
-            self._since = time.perf_counter()
+        """Called when a block begins."""
+        with self._lock:
+            if self._since is None:
+                self._since, self._busy_s = time.perf_counter(), self._lanes.busy_s
 
-    def waited(self, forward_s: float) -> float:
-        """Since the end of the last call, between the calls and in this one, of which the model took `forward_s`."""
-        now = time.perf_counter()
-        since, self._since = self._since or now, now
-        return max(0.0, self._lanes * (now - since) - forward_s)
+    def waited(self) -> float:
+        """Since it was asked last. What began before that counts when it ends, and is then taken off."""
+        with self._lock:
+            now, busy_s = time.perf_counter(), self._lanes.busy_s
+            assert self._since is not None
+            waited = self._lanes.count * (now - self._since) - (busy_s - self._busy_s) - self._over
+            self._since, self._busy_s, self._over = now, busy_s, max(0.0, -waited)
+            return max(0.0, waited)
 
 
 def peak_bytes() -> int:

@@ -114,6 +114,9 @@ _Results = list[tuple[Output | RowError, Meter]]
 def predict(phases: Phases, items: Sequence[Item], limits: Limits, watch: Watch, lanes: Lanes | None = None) -> list[Outcome]:
     """All three phases for a block of items: the next window is preprocessed in a thread while the model runs one.
 
+    Several threads may each give a block at the same time: one block's windows are begun after the other's, and meanwhile the
+    first window of the next is made.
+
     Parts that would be padded much wait for more of their length, the last ones until all are there. Memory is bounded by four
     windows of parts (one runs, one waits, one is being made, one is kept for company), however long an item is; with several
     lanes by five, for these begin with the next window before all have ended.
@@ -133,15 +136,17 @@ def predict(phases: Phases, items: Sequence[Item], limits: Limits, watch: Watch,
         for index in dict.fromkeys(index for index, _, _ in window):
             _finish(phases, pending[index], watch)
 
+    windows = _Prefetch(_windows(phases, pending, limits, watch))
     try:
-        for window in itertools.chain(_Prefetch(_windows(phases, pending, limits, watch)), [None]):
-            held += window or []
-            is_small = sum(part.cost for _, _, part in held) < WINDOW_ELEMENTS
-            now, held = _ripe(held, limits) if window and is_small else (held, [])
-            parts = [part for _, _, part in now]
-            running.append((now, lanes.begin(functools.partial(forward_parts, phases, parts, limits, watch, lanes))))
-            while len(running) >= min(TOGETHER, lanes.count):
-                finish()
+        with lanes.turn:
+            for window in itertools.chain(windows, [None]):
+                held += window or []
+                is_small = sum(part.cost for _, _, part in held) < WINDOW_ELEMENTS
+                now, held = _ripe(held, limits) if window and is_small else (held, [])
+                parts = [part for _, _, part in now]
+                running.append((now, lanes.begin(functools.partial(forward_parts, phases, parts, limits, watch, lanes))))
+                while len(running) >= min(TOGETHER, lanes.count):
+                    finish()
         while running:
             finish()
     finally:
@@ -206,11 +211,11 @@ def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, watch:
 
 
 class _Prefetch:
-    """Iterates in a thread, one item ahead. An exception in the thread is raised where the items are taken."""
+    """Iterates in a thread, from now on and one item ahead. An exception in it is raised where the items are taken."""
 
     def __init__(self, items: Iterator[_Window]) -> None:
         self._queue: queue.Queue[_Window | BaseException | None] = queue.Queue(maxsize=1)
-        self._thread = threading.Thread(target=self._fill, args=(items,), daemon=True)
+        threading.Thread(target=self._fill, args=(items,), daemon=True).start()
 
     def _fill(self, items: Iterator[_Window]) -> None:
         try:
@@ -221,7 +226,6 @@ class _Prefetch:
             self._queue.put(error)
 
     def __iter__(self) -> Iterator[_Window]:
-        self._thread.start()
         while True:
             item = self._queue.get()
             if item is None:

@@ -40,6 +40,7 @@ def forward_parts(
                     watch.ruined(error)
                 raise
         seconds = share * (time.perf_counter() - started)
+        lanes.ran(seconds)
         longest = max(parts[index].space for index in batch)
         total = sum(parts[index].cost for index in batch) or 1
         for index, output in zip(batch, outputs, strict=True):

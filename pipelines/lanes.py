@@ -28,13 +28,16 @@ class Lanes:
 
     Attributes:
         count: how many there are; 1: the caller's own.
+        turn: held by whoever begins work, block by block: what is made of one block's outputs, and the next one's first parts,
+            are made while the model runs.
     """
 
     def __init__(self, phases: Phases, threads: int = 1) -> None:
         """`threads` of torch are for all of them together. Where the model cannot be shared, there is one with all of these."""
         twins = _twins(phases, _count(threads) - 1) if threads > 1 and phases.is_shareable else []
         self._phases = [phases, *twins]
-        self.count = len(self._phases)
+        self.count, self.turn = len(self._phases), threading.Lock()
+        self._counting, self._busy_s = threading.Lock(), 0.0
         self._all, self._each = threads, max(1, threads // self.count)
         self._pool: ThreadPoolExecutor | None = None
         if twins:
@@ -47,6 +50,16 @@ class Lanes:
             self._turn, self._at_work = threading.Condition(), 0  # whoever has all the cores keeps the condition's lock
             # Always the same thread, for each that shares work out has helpers of its own: models/loading.py says why not.
             self._wide = ThreadPoolExecutor(1, "wide")
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the model has run by now, summed over the lanes."""
+        return self._busy_s
+
+    def ran(self, seconds: float) -> None:
+        """The model has run for so long: of one lane, or of all of them together."""
+        with self._counting:
+            self._busy_s += seconds
 
     def begin(self, work: Callable[[], T]) -> Future[T]:
         """Calls `work`, which uses `run` and `wide`, in a thread; of TOGETHER at once the later has what the earlier leaves.

@@ -1,14 +1,39 @@
-"""Which row a worker has died of, by what the ledger was told before."""
+"""Which row a worker has died of, by what the ledger was told before; and a worker's blocks side by side."""
 
+import itertools
+import queue
+import threading
+from types import SimpleNamespace
+
+import pyarrow as pa
 import pytest
+import ray
 
-from jobs.ledger import DEATHS, Ledger
+from jobs.ledger import DEATHS, Guard, Ledger
+from jobs.rows import KEY
 from pipelines.errors import RowError
+from pipelines.watch import Watch
+
+SOON_S = 20.0
+
+
+class Told:
+    """A ledger to which every block is brought by another worker, unless it is named."""
+
+    def __init__(self):
+        self._ledger = Ledger.__ray_metadata__.modified_class()
+        self._workers = map(str, itertools.count())
+
+    def begin(self, block, worker=None):
+        return self._ledger.begin(block, worker or next(self._workers))
+
+    def __getattr__(self, name):
+        return getattr(self._ledger, name)
 
 
 @pytest.fixture
 def ledger():
-    return Ledger.__ray_metadata__.modified_class()
+    return Told()
 
 
 def test_a_block_that_ends_is_forgotten(ledger):
@@ -71,3 +96,78 @@ def test_a_repeated_write_task_counts_once(ledger):
     ledger.written("y", 2, 0)
     ledger.written("x", 4, 2)
     assert (ledger.count().ok, ledger.count().failed, ledger.count().done) == (6, 2, 8)
+
+
+def test_a_worker_that_dies_with_two_blocks_is_one(ledger):
+    for block in ("a", "b"):
+        ledger.begin(block, "first")
+    for block in ("a", "b"):
+        assert ledger.begin(block, "second").deaths == 1
+    assert ledger.count().deaths == 1
+
+
+@pytest.fixture
+def guard(ledger, monkeypatch):
+    """Of a worker whose ledger is in the same process."""
+    monkeypatch.setattr(ray, "get", lambda value, timeout=None: value)
+
+    def handle(name):
+        return SimpleNamespace(remote=getattr(ledger, name))
+
+    return Guard(SimpleNamespace(**{name: handle(name) for name in ("begin", "end", "alone", "blame")}), Watch(60), "fused")
+
+
+def table(*keys):
+    return pa.table({KEY: pa.array(keys, pa.int64())})
+
+
+def working(guard, rows, seen, may_end):
+    """A thread that does these rows until it may end."""
+
+    def work():
+        with guard.block(rows) as verdict:
+            seen.put((rows[KEY].to_pylist(), verdict.deaths))
+            may_end.wait(SOON_S)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_blocks_are_done_side_by_side(guard):
+    with guard.block(table(1, 2)), guard.block(table(3)) as second:
+        assert second.deaths == 0
+
+
+def test_a_block_that_a_worker_has_died_of_is_done_alone(guard, ledger):
+    with pytest.raises(ZeroDivisionError), guard.block(table(1, 2)):
+        raise ZeroDivisionError  # as good as a death: it is not ended
+    seen, events = queue.Queue(), [threading.Event() for _ in range(3)]
+    threads = [working(guard, table(5), seen, events[0])]
+    assert seen.get(timeout=SOON_S) == ([5], 0)
+    threads.append(working(guard, table(1, 2), seen, events[1]))
+    with pytest.raises(queue.Empty):
+        seen.get(timeout=0.3)  # it waits for the other
+    events[0].set()
+    assert seen.get(timeout=SOON_S) == ([1, 2], 1)
+    threads.append(working(guard, table(7), seen, events[2]))
+    with pytest.raises(queue.Empty):
+        seen.get(timeout=0.3)  # others wait for it
+    events[1].set()
+    assert seen.get(timeout=SOON_S) == ([7], 0)
+    events[2].set()
+    for thread in threads:
+        thread.join(SOON_S)
+    assert ledger.count().deaths == 1
+
+
+def test_each_row_of_such_a_block_is_announced(guard, ledger):
+    for _ in range(DEATHS):
+        with pytest.raises(ZeroDivisionError), guard.block(table(1, 2)), guard._watch.on("forward", [2]):
+            raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), guard.block(table(1, 2)), guard._watch.on("forward", [2]):
+        raise ZeroDivisionError
+    with guard.block(table(1, 2)) as verdict:
+        assert verdict.blamed.keys() == {2}
+    with guard.block(table(3)), guard._watch.on("forward", [3, 4]):
+        pass  # nothing is announced any more

@@ -5,7 +5,30 @@ import ctypes
 import psutil
 import pytest
 
-from jobs.workers import trim_memory
+from jobs import workers
+from jobs.workers import Stopwatch, trim_memory
+from pipelines.lanes import Lanes
+
+
+def test_waiting_is_what_lanes_do_not_run(monkeypatch):
+    now, lanes = [0.0], Lanes(phases=None)
+    monkeypatch.setattr(workers.time, "perf_counter", lambda: now[0])
+    stopwatch = Stopwatch(lanes)
+    lanes.ran(100.0)  # before the first block
+    stopwatch.start()
+    now[0] = 10.0
+    lanes.ran(8.0)
+    assert stopwatch.waited() == 2.0
+    stopwatch.start()
+    now[0] = 15.0  # two blocks side by side, in one batch of which the first ends
+    assert stopwatch.waited() == 5.0
+    now[0] = 16.0
+    lanes.ran(6.0)
+    assert stopwatch.waited() == 0.0
+    now[0] = 20.0
+    assert stopwatch.waited() == 0.0  # that was counted too early
+    now[0] = 22.0
+    assert stopwatch.waited() == 1.0
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library has no malloc_trim")
