@@ -8,8 +8,9 @@ from typing import cast
 import pyarrow as pa
 
 from jobs import rows
+from jobs.memory import peak_bytes, trim_memory
 from jobs.rows import KEY, READ_S
-from jobs.workers import Stopwatch, Worker, account, peak_bytes, trim_memory
+from jobs.workers import Stopwatch, Worker, account
 from pipelines.batching import Output, Part
 from pipelines.codec import decode, encode
 from pipelines.engine import Outcome, postprocess_item, predict, preprocess_item, sample_parts

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import resource
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -15,6 +11,7 @@ import pyarrow as pa
 from ray.actor import ActorHandle
 
 from jobs.ledger import Guard
+from jobs.memory import peak_bytes
 from jobs.retries import install
 from pipelines.config import JobConfig
 from pipelines.engine import Outcome
@@ -92,20 +89,6 @@ class Stopwatch:
             waited = self._lanes.count * (now - self._since) - (busy_s - self._busy_s) - self._over
             self._since, self._busy_s, self._over = now, busy_s, max(0.0, -waited)
             return max(0.0, waited)
-
-
-def peak_bytes() -> int:
-    """The most memory this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def trim_memory() -> None:
-    """Gives free memory back to the system, in some 10 ms.
-
-    glibc keeps it where something in use lies above: of tensors of ever other sizes more and more.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def account(outcomes: Sequence[Outcome], waited: float) -> None:

@@ -18,6 +18,7 @@ from pipelines.compiled import bucket, collate_bucketed, has_buckets
 from pipelines.config import JobConfig
 from pipelines.errors import ModelError, first_line
 from pipelines.lanes import with_shared_weights
+from pipelines.outputs import main_output
 from pipelines.padding import Sharing
 from pipelines.routing import Arguments, Options, Routed, intercept, route
 from pipelines.schemas import Shape
@@ -156,8 +157,9 @@ class Phases:
 
     def schema(self, columns: Mapping[str, pa.DataType]) -> pa.DataType:
         """The Arrow type of a prediction, given the types of the columns of arguments."""
-        output = self._main_output() if self.task.schema is schemas.features else None
-        return self.task.schema(Shape(self.pipe, {**self._arguments.given({}), **self._arguments.after({})}, columns, output))
+        options = self._arguments.given({})
+        output = main_output(self.pipe, self.task, self.source, options) if self.task.schema is schemas.features else None
+        return self.task.schema(Shape(self.pipe, {**options, **self._arguments.after({})}, columns, output))
 
     def fetched(self, item: Item) -> Item:
         """The item with what its URLs name, or the errors that fetching raised, in their cells."""
@@ -290,23 +292,6 @@ class Phases:
         with self._context():  # what came from inference mode may not be changed in place outside of it
             prediction = self.pipe.postprocess(outputs if self._is_chunked else outputs[0], **after)
         return self.task.present(prediction)
-
-    def _main_output(self) -> tuple[int, int] | None:
-        """(dimensions, size of the last) of what the model gives for a small input, found without weights if need be."""
-        import torch
-
-        sample = "a" if self.task.inputs == ("text",) else [[[0, 0, 0]] * 64] * 64
-        ((name, decode),) = self.task.arguments.items()
-        try:
-            routed = route(self.task.call, self.pipe, {name: decode(sample, self.source)}, self._arguments.given({}))
-            with torch.inference_mode():
-                inputs = plain(self.pipe.preprocess(routed.inputs, **routed.before))
-                inputs.pop("attention_mask", None)  # models look at its values
-                outputs = self.pipe._forward(self.pipe._ensure_tensor_on_device(inputs, self.pipe.device))
-            wanted = outputs["pooler_output"] if routed.after.get("pool") else outputs[0]
-        except Exception:  # models that look at values cannot run without weights
-            return None
-        return wanted.ndim, wanted.shape[-1]
 
     @functools.cached_property
     def _positions(self) -> int | None:

@@ -54,7 +54,8 @@ MEMORY = """
 import sys, pyarrow as pa
 from jobs.operators import Preprocess
 from jobs.rows import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE
-from jobs.workers import Worker, peak_bytes
+from jobs.memory import peak_bytes
+from jobs.workers import Worker
 from pipelines.config import load_config
 operator = Preprocess(Worker(load_config(sys.argv[1]), pa.null(), 1, False))
 row = {KEY: pa.array([1], pa.uint64()), ID: ["a"], SOURCE: ["b"], POSITION: [0], READ_S: [0.0], ERRORS: pa.nulls(1, ERROR)}
