@@ -140,7 +140,7 @@ class Guard:
         self._ledger, self._watch, self._operator = ledger, watch, operator
         self._worker = uuid.uuid4().hex
         self._keys: dict[str, frozenset[int]] = {}  # of the blocks that are being done
-        self._changed, self._alone = threading.Condition(), False
+        self._changed, self._alone = threading.Condition(), ""  # the block that is being done alone
         if ledger is not None:
             watch.start(self._last)
 
@@ -164,8 +164,8 @@ class Guard:
             self._ledger.end.remote(block)
         finally:
             with self._changed:
-                if self._alone:
-                    self._alone, self._watch.before = False, None
+                if self._alone == block:
+                    self._alone, self._watch.before = "", None
                 self._keys.pop(block, None)
                 self._changed.notify_all()
 
@@ -175,7 +175,7 @@ class Guard:
             del self._keys[block]
             self._changed.notify_all()
             self._changed.wait_for(lambda: not (self._alone or self._keys))
-            self._alone, self._keys[block] = True, keys
+            self._alone, self._keys[block] = block, keys
             self._watch.before = functools.partial(self._announce, block)
 
     def _announce(self, block: str, work: Work) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import cast
 
 import pyarrow as pa
@@ -44,16 +45,21 @@ class Fused:
             items = [verdict.of(item) for item in rows.items(table, self._phases)]
             ready = [item for item in items if isinstance(item, Item)]
             if not (self._tuner.is_done or verdict.deaths):
-                with self._lanes.turn:
-                    self._tuner.learn(sample_parts(self._phases, ready, self._watch, self._tuner.seconds), self._watch)
+                self._learn(ready)
             predicted = iter(self._predicted(ready, one_by_one=verdict.deaths > 0))
             outcomes = [next(predicted) if isinstance(item, Item) else Outcome(error=item) for item in items]
             for outcome, seconds in zip(outcomes, table[READ_S].to_pylist(), strict=True):
                 outcome.meter.read_s += seconds
             account(outcomes, self._stopwatch.waited())
-        results = rows.results(rows.carried(table), outcomes, self._schema)
+            results = rows.results(rows.carried(table), outcomes, self._schema)
         trim_memory()
         return results
+
+    def _learn(self, items: list[Item]) -> None:
+        with self._lanes.turn:
+            if self._tuner.is_done:  # the other block was first
+                return
+            self._tuner.learn(sample_parts(self._phases, items, self._watch, self._tuner.seconds), self._watch)
 
     def _predicted(self, items: list[Item], one_by_one: bool) -> list[Outcome]:
         blocks = [[item] for item in items] if one_by_one else [items]
@@ -129,7 +135,8 @@ class Forward:
             with self._lanes.turn:
                 if not (self._tuner.is_done or verdict.deaths):
                     self._tuner.learn([part for parts in ready for part in parts], self._watch)
-                results = iter(self._results(ready, one_by_one=verdict.deaths > 0))
+                work = partial(self._results, ready, one_by_one=verdict.deaths > 0)
+                results = iter(self._lanes.begin(work).result())
             encoded = [_outputs(results, parts, index, errors, meters) for index, parts in enumerate(queue)]
             if meters:
                 meters[0].add(Meter(waiting_s=self._stopwatch.waited(), peak_bytes=peak_bytes()))

@@ -55,7 +55,7 @@ class Worker:
 
     def lanes(self, phases: Phases) -> Lanes:
         """The threads that run the model of `phases`, which this worker has loaded; torch has theirs from now on."""
-        return Lanes(phases, self.threads)
+        return Lanes(phases, self.threads, apart=True)
 
     def tuner(self, phases: Phases) -> Tuner:
         """The limits of the batches of `phases`, which this worker has loaded: of one with as many threads as torch now has."""

@@ -32,14 +32,18 @@ class Lanes:
             are made while the model runs.
     """
 
-    def __init__(self, phases: Phases, threads: int = 1) -> None:
-        """`threads` of torch are for all of them together. Where the model cannot be shared, there is one with all of these."""
+    def __init__(self, phases: Phases, threads: int = 1, apart: bool = False) -> None:
+        """`threads` of torch are for all of them together. Where the model cannot be shared, there is one with all of these.
+
+        With `apart` that one is not the caller's thread but always the same, for models/loading.py says what several cost.
+        """
         twins = _twins(phases, _count(threads) - 1) if threads > 1 and phases.is_shareable else []
         self._phases = [phases, *twins]
         self.count, self.turn = len(self._phases), threading.Lock()
         self._counting, self._busy_s = threading.Lock(), 0.0
         self._all, self._each = threads, max(1, threads // self.count)
         self._pool: ThreadPoolExecutor | None = None
+        self._callers = ThreadPoolExecutor(1, "model") if apart else None
         if twins:
             import torch
 
@@ -64,9 +68,9 @@ class Lanes:
     def begin(self, work: Callable[[], T]) -> Future[T]:
         """Calls `work`, which uses `run` and `wide`, in a thread; of TOGETHER at once the later has what the earlier leaves.
 
-        With one lane it is done when this returns.
+        With one lane that is the caller's it is done when this returns.
         """
-        if self._pool is not None:
+        if self._callers is not None:
             return self._callers.submit(work)
         done: Future[T] = Future()
         done.set_result(work())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,7 @@ class Phases:
         self.is_compiled = config.engine.compile
         self._has_buckets = self.is_compiled and has_buckets(pipe)
         self._staging = Staging(self._collated, pipe.device, self._context)
+        self._tokenizing = threading.Lock()
         self._may_share = pipe.tokenizer is None or pipe.tokenizer.pad_token_id is not None
         intercept(pipe)
         _refuse_misplaced(task, config)
@@ -313,11 +315,25 @@ class Phases:
             yield from self.task.preprocess(self.pipe, routed.inputs, self.source, **routed.before)
         elif self.task.forwards_whole:
             yield {"inputs": routed.inputs, "before": routed.before}, 0.0
-        elif self._is_chunked:
-            for inputs in self.pipe.preprocess(routed.inputs, **routed.before):
-                yield plain(inputs), 0.0
         else:
-            yield plain(self.pipe.preprocess(routed.inputs, **routed.before)), 0.0
+            for inputs in self._prepared(routed):
+                yield plain(inputs), 0.0
+
+    def _prepared(self, routed: Routed) -> Iterator[Mapping[str, Any]]:
+        """What the pipeline's own preprocessing gives, one call at a time: tokenizers are told how to cut, and then cut."""
+        one_at_a_time = contextlib.nullcontext() if self.pipe.tokenizer is None else self._tokenizing
+        with one_at_a_time:
+            prepared = self.pipe.preprocess(routed.inputs, **routed.before)
+        if not self._is_chunked:
+            yield prepared
+            return
+        parts = iter(prepared)
+        while True:
+            with one_at_a_time:
+                inputs = next(parts, None)
+            if inputs is None:
+                return
+            yield inputs
 
     def _forward_whole(self, part: Part, during: Options) -> Output:
         before: Any = part.inputs["before"]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 LEAVE = 1 / 4  # of the rows: when so many have ended, they leave; what attention keeps of the others is copied each time
 ROWS = {"attention_mask", "decoder_attention_mask", "position_ids", "decoder_position_ids", "token_type_ids"}  # (rows, tokens)
 REST = {"past_key_values", "encoder_outputs", "use_cache", "logits_to_keep", "output_attentions", "output_hidden_states"}
+CHANGING = ("dynamic", "longrope")  # rotary positions that are scaled by the longest row of the batch
 PROCESSORS = {  # that treat each row for itself
     "TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper", "MinPLogitsWarper", "TypicalLogitsWarper",
     "EpsilonLogitsWarper", "EtaLogitsWarper", "LogitNormalization", "InfNanRemoveLogitsProcessor",
@@ -32,19 +33,30 @@ def handed(pipe: Pipeline, during: Mapping[str, Any]) -> Mapping[str, Any]:
 
     `generate` still prepares everything, and its own loop takes every step.
     """
-    from transformers import GenerationMixin
     from transformers.generation.configuration_utils import GenerationMode
 
-    model = type(pipe.model)
-    kept = ("_sample", "_update_model_kwargs_for_generation")
-    is_plain = all(getattr(model, name) is getattr(GenerationMixin, name) for name in kept)
-    if not is_plain or pipe.model.config.get_text_config() is not pipe.model.config:
+    if not _is_plain(pipe.model):
         return during
     given = generation.arguments(pipe, during)
     mode = generation.merged_config(pipe, during).get_generation_mode(given.get("assistant_model"))
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE) or given.keys() & {"streamer", "tokenizer"}:
         return during
     return generation.with_arguments(pipe, during, {"custom_generate": decode})
+
+
+def _is_plain(model: PreTrainedModel) -> bool:
+    """Whether the model generates as the library does, text alone, and what rows compute does not depend on the longest."""
+    from transformers import GenerationMixin
+    from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
+
+    kind, config = type(model), model.config
+    kept = ("_sample", "_update_model_kwargs_for_generation")
+    is_ours = all(getattr(kind, name) is getattr(GenerationMixin, name) for name in kept)
+    is_known = kind.generate in (GenerationMixin.generate, WhisperGenerationMixin.generate)
+    given = getattr(config, "rope_parameters", None) or {}
+    ropes = [given, *(each for each in given.values() if isinstance(each, Mapping))]
+    is_fixed = not any(rope.get("rope_type") in CHANGING for rope in ropes)
+    return bool(is_ours and is_known and is_fixed and config.get_text_config() is config)
 
 
 def decode(

@@ -118,3 +118,19 @@ def test_a_pair_of_encoder_and_decoder_shrinks(sizes):
 def test_speech_to_text_decodes_so(tmp_path):
     phases = phases_of(builders.whisper(tmp_path / "model"), task="automatic-speech-recognition")
     assert shrinking.handed(phases.pipe, {"max_new_tokens": 40})["custom_generate"] is shrinking.decode
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "dynamic", "factor": 2.0}, {"full_attention": {"rope_type": "longrope"}}, None])
+def test_positions_that_depend_on_the_longest_row_stay_whole(writer, rope):
+    phases = phases_of(writer, max_new_tokens=8, do_sample=False)
+    during = {"max_new_tokens": 8}
+    phases.pipe.model.config.rope_parameters = rope
+    assert (shrinking.handed(phases.pipe, during) is during) == (rope is not None)
+
+
+def test_a_generate_of_the_models_own_is_left_alone(writer):
+    phases = phases_of(writer, max_new_tokens=8, do_sample=False)
+    kind = type(phases.pipe.model)
+    phases.pipe.model.__class__ = type("Own", (kind,), {"generate": lambda self, input_ids: input_ids})
+    during = {"max_new_tokens": 8}
+    assert shrinking.handed(phases.pipe, during) is during
