@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-SHAPES = 128  # of inputs for which oneDNN keeps what it has made; with its 1,024, texts of all lengths take a gigabyte
+SHAPES = 64  # of inputs for which oneDNN keeps what it has made; with its 1,024, texts of all lengths take a gigabyte
 for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # oneDNN's own and torch's, read when first used
     os.environ.setdefault(name, str(SHAPES))
 

@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import builders
 import drilling
@@ -24,6 +24,24 @@ SLEEP_S, BATCH = 0.1, 4  # of the model, for a batch of so many rows
 ACTORS = (1, 4, 16)
 STEADY_S = 30.0  # that each actor works
 ROWS = 50_000, 500_000  # whose memory is compared: blocks are as large as they get in both
+
+
+class Memory(NamedTuple):
+    """MiB of a process: its own, as it was seen, and its peak with the pages of the object store that it has touched."""
+
+    own: int
+    mapped: int
+
+    @classmethod
+    def of(cls, status: str) -> Memory:
+        """`status` is the text of /proc/PID/status."""
+        size = {name: int(kib) >> 10 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", status, re.MULTILINE)}
+        return cls(size["RssAnon"] + size["RssFile"], size["VmHWM"])
+
+    def most(self, other: Memory) -> Memory:
+        """The larger of each."""
+        return Memory(max(self.own, other.own), max(self.mapped, other.mapped))
+
 
 JOB = """
 import json, resource, sys, ray
@@ -56,7 +74,7 @@ def job(folder: Path, model: str, rows: int, **engine: object) -> Path:
 def run(config: Path, cpus: int) -> dict:
     """The job's summary, with the driver's CPU seconds and bytes, and the peak memory of each kind of worker."""
     process = subprocess.Popen([sys.executable, "-c", JOB, str(config), str(cpus)], stdout=subprocess.PIPE, text=True)
-    peaks: dict[str, int] = defaultdict(int)
+    peaks: dict[str, Memory] = {}
     done = threading.Event()
     watcher = threading.Thread(target=watch, args=(process.pid, peaks, done))
     watcher.start()
@@ -68,7 +86,7 @@ def run(config: Path, cpus: int) -> dict:
     return {**json.loads(found), "peaks": dict(peaks)}
 
 
-def watch(pid: int, peaks: dict[str, int], done: threading.Event) -> None:
+def watch(pid: int, peaks: dict[str, Memory], done: threading.Event) -> None:
     """Notes the most memory that workers of each name have held."""
     while not done.wait(0.5):
         for child in _children(pid):
@@ -77,9 +95,8 @@ def watch(pid: int, peaks: dict[str, int], done: threading.Event) -> None:
                 status = Path(f"/proc/{child.pid}/status").read_text()
             except (OSError, psutil.Error):
                 continue
-            peak = re.search(r"VmHWM:\s+(\d+) kB", status)
-            if name and peak and "IDLE" not in name[1]:
-                peaks[name[1]] = max(peaks[name[1]], int(peak[1]) << 10)
+            if name and "VmHWM" in status and "IDLE" not in name[1]:
+                peaks[name[1]] = peaks.get(name[1], Memory(0, 0)).most(Memory.of(status))
 
 
 def _children(pid: int) -> list[psutil.Process]:
@@ -114,11 +131,14 @@ def memory(folder: Path) -> None:
     found: list[dict] = []
     for rows in reversed(ROWS):
         summary = run(job(folder / str(rows), model, rows, dtype="float32"), 2)
-        found.insert(0, {"driver": summary["driver_bytes"], **summary["peaks"]})
-    print(f"\n| process | MiB, {ROWS[0]:,} rows | MiB, {ROWS[1]:,} rows | ratio |\n|---|---|---|---|")
+        driver = summary["driver_bytes"] >> 20
+        found.insert(0, {"driver": Memory(driver, driver), **summary["peaks"]})
+    few, many = (f"{rows:,} rows" for rows in ROWS)
+    print(f"\n| process | its own MiB, {few} | {many} | ratio | with the object store's, {few} | {many} | ratio |")
+    print("|---|---|---|---|---|---|---|")
     for name in found[0].keys() & found[1].keys():
-        few, many = (each[name] / (1 << 20) for each in found)
-        print(f"| {name} | {few:.0f} | {many:.0f} | {many / few:.2f} |", flush=True)
+        cells = [f"{one} | {ten} | {ten / one:.2f}" for one, ten in zip(found[0][name], found[1][name], strict=True)]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
