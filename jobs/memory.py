@@ -7,8 +7,6 @@ import ctypes
 import resource
 import sys
 
-import pyarrow as pa
-
 
 def peak_bytes() -> int:
     """The most memory this process has held."""
@@ -18,8 +16,7 @@ def peak_bytes() -> int:
 def trim_memory() -> None:
     """Gives free memory back to the system, in some 10 ms.
 
-    glibc keeps it where something in use lies above: of tensors of ever other sizes more and more. Arrow keeps it for later.
+    glibc keeps it where something in use lies above: of tensors of ever other sizes more and more.
     """
-    pa.default_memory_pool().release_unused()
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

@@ -17,7 +17,6 @@ from ray.data.datasource import Datasource, ReadTask
 from jobs.formats.streams import READ_BYTES, READ_ROWS
 from jobs.formats.table import FORMATS
 from jobs.keys import KeySet
-from jobs.memory import trim_memory
 from jobs.rows import ARGUMENT, ERROR, ERRORS, ID, KEEP, KEY, POSITION, READ_S, SOURCE, error_array
 from jobs.sources import Columns, Input, Source, is_damage
 from jobs.storage import reason
@@ -154,7 +153,6 @@ def _read(
 ) -> Iterator[pa.Table]:
     """What a read task does."""
     yield from tables(fs, group, columns, ray.get(finished) if finished is not None else KeySet())
-    trim_memory()
 
 
 def tables(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Columns, finished: KeySet) -> Iterator[pa.Table]:

@@ -23,7 +23,6 @@ from ray.data.datasource import BlockBasedFileDatasink, WriteResult
 
 from jobs.commits import DATA, is_committed, task_of
 from jobs.lease import refuse_other
-from jobs.memory import trim_memory
 from jobs.rows import ERROR, ERRORS, ID, KEEP, KEY, POSITION, PREDICTION, SOURCE
 from jobs.storage import Folder
 from pipelines import subtitles
@@ -86,10 +85,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
         else:
             ok, failed = self._write(name, table)
         self._ledger.written.remote(name, ok, failed)
-        meter = _sum(table["meter"])
-        del table, tables
-        trim_memory()
-        return Written(ok, failed, write_s=time.perf_counter() - started, meter=meter)
+        return Written(ok, failed, write_s=time.perf_counter() - started, meter=_sum(table["meter"]))
 
     def _write(self, name: str, table: pa.Table) -> tuple[int, int]:
         is_failed = pc.is_valid(table[ERRORS])
