@@ -17,13 +17,14 @@ from jobs.read import Piece, RowsDatasource
 from jobs.resources import Plan, Pool
 from jobs.sources import Input
 from jobs.workers import Worker
+from jobs.write import Sink
 
 
 def read(data: Input, left: Sequence[Piece], finished: KeySet, plan: Plan) -> Dataset:
     """The rows still to do, in blocks of a few seconds of model work."""
     source = RowsDatasource(data, left, finished, tasks=4 * plan.model.actors)
-    readers = plan.readers if isinstance(data.filesystem, LocalFileSystem) else None  # elsewhere files are waited for
-    rows = ray.data.read_datasource(source, override_num_blocks=len(source), num_cpus=plan.task_cpus, concurrency=readers)
+    at_once = plan.disk_tasks if isinstance(data.filesystem, LocalFileSystem) else None  # elsewhere files are waited for
+    rows = ray.data.read_datasource(source, override_num_blocks=len(source), num_cpus=plan.task_cpus, concurrency=at_once)
     rows = rows.repartition(target_num_rows_per_block=plan.block_rows, strict=True)
     # Ray 2.60 has no argument for this: a repartition task asks for a whole CPU, which on small machines the actors
     # never leave free.
@@ -46,6 +47,12 @@ def build(rows: Dataset, job: Job, plan: Plan, ledger: ActorHandle) -> Dataset:
     if plan.gather is not None:
         rows = _pool(rows, Gather, plan.gather, plan)
     return _pool(rows, Postprocess, plan.postprocess, plan, helper)
+
+
+def write(rows: Dataset, sink: Sink, plan: Plan) -> None:
+    """Runs it all. Raises what stops it."""
+    at_once = plan.disk_tasks if sink.is_local else None
+    rows.write_datasink(sink, ray_remote_args={"num_cpus": plan.task_cpus}, concurrency=at_once)
 
 
 def _pool(rows: Dataset, operator: type, pool: Pool, plan: Plan, *arguments: object) -> Dataset:

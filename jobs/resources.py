@@ -20,7 +20,7 @@ from pipelines.errors import ConfigError
 
 POOLS = 0.8  # share of the CPUs that actors may hold
 ACTOR_BYTES = 700 << 20  # a worker with torch and transformers loaded, before any weights
-CPUS_PER_READER = 2  # of local files: each is a process more to start, and reading takes little beside the model
+CPUS_PER_DISK_TASK = 2  # each is a process, which Ray starts in a second of a core and ends when idle; the model needs both
 THREADS = 2  # cores of a copy of the model, where nothing was tuned: as fast as two of one thread, and starts sooner
 BLOCK_SECONDS = 8.0  # model work in a block: how much an interruption can cost, and how often results appear
 SMALLEST_BLOCK, LARGEST_BLOCK = 8, 4096  # rows, where there are enough
@@ -83,7 +83,7 @@ class Plan:
         preprocess, postprocess, gather: of the staged layout, otherwise None. Gather only where items fan out.
         threads: of torch in each model actor.
         task_cpus: of each read, repartition and write task.
-        readers: tasks at once that read from local disk.
+        disk_tasks: at once that read from local disk, and as many that write there.
         block_rows: rows of a block.
         offered: what the nodes it was made for offered together.
         tuning_s: seconds that a worker may spend on finding how large a batch should be, where that is not known.
@@ -96,7 +96,7 @@ class Plan:
     gather: Pool | None
     threads: int
     task_cpus: float
-    readers: int
+    disk_tasks: int
     block_rows: int
     offered: Node
     tuning_s: float = 0.0
@@ -177,7 +177,7 @@ def make_plan(nodes: Sequence[Node], engine: EngineConfig, work: Work) -> Plan:
         gather=gather,
         threads=threads,
         task_cpus=_floor(min(0.25, cpus * (1 - POOLS) / 4)),
-        readers=max(1, int(cpus / CPUS_PER_READER)),
+        disk_tasks=max(1, int(cpus / CPUS_PER_DISK_TASK)),
         block_rows=block_rows(work, speed, actors, preprocess.actors if preprocess else 0),
         offered=Node(cpus, gpus, sum(node.memory for node in nodes)),
         tuning_s=_tuning_seconds(work, speed, actors),

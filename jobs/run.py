@@ -21,7 +21,7 @@ from jobs.checks import Job, check
 from jobs.commits import checkpoint_config, finished_keys
 from jobs.connect import Cluster
 from jobs.execution import controlled
-from jobs.flow import build, read
+from jobs.flow import build, read, write
 from jobs.keys import KeySet
 from jobs.ledger import Count, Ledger
 from jobs.precision import decided
@@ -144,13 +144,13 @@ def _execute(job: Job, plan: Plan, written: Written) -> None:
     rows = build(read(job.data, job.left, job.finished, plan), job, plan, ledger)
     failure: list[BaseException] = []
 
-    def write() -> None:
+    def work() -> None:
         try:
-            rows.write_datasink(sink, ray_remote_args={"num_cpus": plan.task_cpus})
+            write(rows, sink, plan)
         except BaseException as error:  # carried to the main thread
             failure.append(error)
 
-    thread = threading.Thread(target=write, daemon=True)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     count = Count()
     try:

@@ -64,6 +64,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
         """`run` holds the lease of `output`; `tried` is how often failed rows were tried by earlier runs, by key."""
         data = output / DATA
         super().__init__(data.path, filesystem=output.arrow(), file_format=config.format, try_create_dir=data.is_local)
+        self.is_local = data.is_local
         self._output, self._config, self._ledger = output, config, ledger
         self._run, self._tried = run, tried
         self.written = Written()
@@ -127,7 +128,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
         columns = {ID: rows[ID], SOURCE: rows[SOURCE]}
         columns |= {column.removeprefix(KEEP): rows[column] for column in rows.column_names if column.startswith(KEEP)}
         content = self._encoded(pa.table({**columns, **results}))
-        if not self.try_create_dir:
+        if not self.is_local:
             with self.filesystem.open_output_stream(posixpath.join(folder, name)) as file:
                 file.write(content)
             return

@@ -58,9 +58,9 @@ def test_every_pool_fits_its_nodes(cluster, layout, actors):
     assert max(free) >= plan.task_cpus
 
 
-@pytest.mark.parametrize(("cluster", "readers"), [(nodes(1), 1), (nodes(2), 1), (nodes(64), 32), (nodes(8, count=4), 16)])
-def test_few_cores_have_few_tasks_that_read_at_once(cluster, readers):
-    assert make_plan(cluster, EngineConfig(), SMALL).readers == readers
+@pytest.mark.parametrize(("cluster", "at_once"), [(nodes(1), 1), (nodes(2), 1), (nodes(64), 32), (nodes(8, count=4), 16)])
+def test_few_cores_have_few_tasks_at_once_on_local_disk(cluster, at_once):
+    assert make_plan(cluster, EngineConfig(), SMALL).disk_tasks == at_once
 
 
 def test_gpus_are_counted_where_they_are():
