@@ -21,6 +21,7 @@ from jobs.storage import reason
 from pipelines.errors import ConfigError
 
 LOCAL = "local"  # as an address: a cluster of this process's own
+KEPT = 8  # idle processes of such a cluster at least, if ever so many were at work at once
 
 
 class Cluster:
@@ -107,7 +108,9 @@ def _quiet() -> None:
 
 def _init(found: str) -> None:
     # A cluster of this process's own ends with it: nobody looks at its dashboard, which takes seconds to start.
-    own = {"include_dashboard": False} if found == LOCAL else {}
+    # Of its idle processes Ray ends all but one for each core after a second, and starts them anew for the next block.
+    kept = {"num_workers_soft_limit": max(KEPT, os.cpu_count() or 1)}
+    own = {"include_dashboard": False, "_system_config": kept} if found == LOCAL else {}
     with _silent_stderr():
         ray.init(address=found, logging_level=logging.ERROR, log_to_driver=False, **own)
 

@@ -24,6 +24,7 @@ SLEEP_S, BATCH = 0.1, 4  # of the model, for a batch of so many rows
 ACTORS = (1, 4, 16)
 STEADY_S = 30.0  # that each actor works
 ROWS = 50_000, 500_000  # whose memory is compared: blocks are as large as they get in both
+TASKS = ("ReadRows", "StreamingRepartition", "Write")  # of which a process does now one, now another
 
 
 class Memory(NamedTuple):
@@ -87,7 +88,8 @@ def run(config: Path, cpus: int) -> dict:
 
 
 def watch(pid: int, peaks: dict[str, Memory], done: threading.Event) -> None:
-    """Notes the most memory that workers of each name have held."""
+    """Notes the most memory that workers of each name have held; those that do tasks are one kind, also between tasks."""
+    kinds: dict[int, str] = {}
     while not done.wait(0.5):
         for child in _children(pid):
             try:
@@ -95,8 +97,11 @@ def watch(pid: int, peaks: dict[str, Memory], done: threading.Event) -> None:
                 status = Path(f"/proc/{child.pid}/status").read_text()
             except (OSError, psutil.Error):
                 continue
-            if name and "VmHWM" in status and "IDLE" not in name[1]:
-                peaks[name[1]] = peaks.get(name[1], Memory(0, 0)).most(Memory.of(status))
+            if name and "IDLE" not in name[1]:
+                kinds[child.pid] = "tasks that read, cut and write" if name[1].startswith(TASKS) else name[1]
+            kind = kinds.get(child.pid)
+            if kind and "VmHWM" in status:
+                peaks[kind] = peaks.get(kind, Memory(0, 0)).most(Memory.of(status))
 
 
 def _children(pid: int) -> list[psutil.Process]:

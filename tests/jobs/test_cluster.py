@@ -141,6 +141,26 @@ def test_ray_that_was_begun_beside_other_work():
     assert (done.stdout, done.stderr) == ("True\nat work True\nFalse 0\n", "")
 
 
+AT_WORK = """
+import os, time, psutil, ray
+from jobs.connect import connected
+def work():
+    time.sleep(3)
+    return os.getpid()
+with connected("local"):
+    task = ray.remote(num_cpus=0)(work)
+    processes = set(ray.get([task.remote() for _ in range(5)]))
+    time.sleep(5)
+    print(len(processes) > 1, all(map(psutil.pid_exists, processes)))
+"""
+
+
+def test_idle_processes_stay_for_the_next_tasks():
+    """Ray's own way is to end all but one for each core after a second, and to start others for the next block."""
+    done = without_cluster("-c", AT_WORK)
+    assert (done.stdout, done.stderr) == ("True True\n", "")
+
+
 def test_ray_that_was_begun_ends_where_the_model_is_none(models, tmp_path):
     write_texts(tmp_path / "in", builders.texts(4), 1)
     raw = text_job(models, tmp_path, model=str(tmp_path / "in"))
