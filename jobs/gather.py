@@ -46,7 +46,8 @@ class Gather:
         if row["error"] is None and len(segments) != count:
             return None
         del self._waiting[key]
-        joined = row if row["error"] is not None else _joined([segments[index] for index in sorted(segments)])
+        ordered = [segments[index] for index in sorted(segments)]
+        joined = {**row, "meter": _figures(ordered)} if row["error"] is not None else _joined(ordered)
         self._settled[key] = number, joined
         if len(self._settled) > RECALLED:
             self._settled.popitem(last=False)
@@ -55,7 +56,12 @@ class Gather:
 
 def _joined(segments: Sequence[Row]) -> Row:
     outputs = [output for row in segments for output in decode(row["outputs"])]  # type: ignore[arg-type,attr-defined]
+    return {**segments[0], "segments": 1, "outputs": encode(outputs), "meter": _figures(segments)}
+
+
+def _figures(segments: Sequence[Row]) -> dict[str, float]:
+    """Of all of them together."""
     meter = Meter()
     for row in segments:
         meter.add(Meter(**row["meter"]))  # type: ignore[arg-type]
-    return {**segments[0], "segments": 1, "outputs": encode(outputs), "meter": meter.values()}
+    return meter.values()

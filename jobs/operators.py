@@ -11,7 +11,7 @@ import pyarrow as pa
 from jobs import rows
 from jobs.memory import peak_bytes, trim_memory
 from jobs.rows import KEY, READ_S
-from jobs.workers import Stopwatch, Worker, account
+from jobs.workers import Stopwatch, Worker, account, learn
 from pipelines.batching import Output, Part
 from pipelines.codec import decode, encode
 from pipelines.engine import Outcome, postprocess_item, predict, preprocess_item, sample_parts
@@ -44,22 +44,24 @@ class Fused:
         with self._guard.block(table) as verdict:
             items = [verdict.of(item) for item in rows.items(table, self._phases)]
             ready = [item for item in items if isinstance(item, Item)]
-            if not (self._tuner.is_done or verdict.deaths):
-                self._learn(ready)
+            own = Meter() if self._tuner.is_done or verdict.deaths else self._learned(ready)
             predicted = iter(self._predicted(ready, one_by_one=verdict.deaths > 0))
             outcomes = [next(predicted) if isinstance(item, Item) else Outcome(error=item) for item in items]
             for outcome, seconds in zip(outcomes, table[READ_S].to_pylist(), strict=True):
                 outcome.meter.read_s += seconds
-            account(outcomes, self._stopwatch.waited())
+            own.waiting_s = self._stopwatch.waited()
+            account([outcome.meter for outcome in outcomes], own)
             results = rows.results(rows.carried(table), outcomes, self._schema)
         trim_memory()
         return results
 
-    def _learn(self, items: list[Item]) -> None:
+    def _learned(self, items: list[Item]) -> Meter:
+        """Finds the limits of batches with these items."""
         with self._lanes.turn:
             if self._tuner.is_done:  # the other block was first
-                return
-            self._tuner.learn(sample_parts(self._phases, items, self._watch, self._tuner.seconds), self._watch)
+                return Meter()
+            parts = sample_parts(self._phases, items, self._watch, self._tuner.seconds)
+            return learn(self._tuner, self._lanes, parts, self._watch)
 
     def _predicted(self, items: list[Item], one_by_one: bool) -> list[Outcome]:
         blocks = [[item] for item in items] if one_by_one else [items]
@@ -132,14 +134,15 @@ class Forward:
             errors, meters = rows.errors(table), rows.meters(table)
             errors = [error or verdict.blamed.get(key) for error, key in zip(errors, table[KEY].to_pylist(), strict=True)]
             ready = [parts for parts, error in zip(queue, errors, strict=True) if error is None]
+            own = Meter()
             with self._lanes.turn:
                 if not (self._tuner.is_done or verdict.deaths):
-                    self._tuner.learn([part for parts in ready for part in parts], self._watch)
-                work = partial(self._results, ready, one_by_one=verdict.deaths > 0)
-                results = iter(self._lanes.begin(work).result())
+                    own = learn(self._tuner, self._lanes, [part for parts in ready for part in parts], self._watch)
+                running = self._lanes.begin(partial(self._results, ready, one_by_one=verdict.deaths > 0))
+            results = iter(running.result())
             encoded = [_outputs(results, parts, index, errors, meters) for index, parts in enumerate(queue)]
-            if meters:
-                meters[0].add(Meter(waiting_s=self._stopwatch.waited(), peak_bytes=peak_bytes()))
+            own.waiting_s = self._stopwatch.waited()
+            account(meters, own)
         table = table.drop_columns(["parts", "error", "meter"])
         done = rows.with_columns(
             table, outputs=pa.array(encoded, pa.large_binary()), error=rows.error_array(errors), meter=rows.meter_array(meters)
@@ -177,7 +180,7 @@ class Postprocess:
                     except RowError as failure:
                         outcome.error = failure
                 outcomes.append(outcome)
-            account(outcomes, 0.0)
+            account([outcome.meter for outcome in outcomes], Meter())
         return rows.results(rows.carried(table), outcomes, self._schema)
 
 

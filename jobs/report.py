@@ -56,10 +56,11 @@ def figures(summary: Summary) -> Rows:
     if number["audio_seconds"]:
         speed = number["audio_seconds"] / number["seconds"]
         rows.append(("audio", f"{number['audio_seconds']:,.0f} s, {speed:.1f} seconds of audio per second"))
-    if number["rows_ok"]:
+    if number["padding_efficiency"] is not None:
         rows.append(("padding", f"{number['padding_efficiency']:.1%} of what the model computed was data"))
-        if "waiting_share" in number:  # not in a summary of an earlier version
-            rows.append(("waiting", f"{number['waiting_share']:.1%} of the time the workers had the model, it did not run"))
+    if number.get("waiting_share") is not None:  # it is not in a summary of an earlier version
+        rows.append(("waiting", f"{number['waiting_share']:.1%} of the time the workers had the model, it did not run"))
+    if number["peak_memory_bytes"] is not None:
         rows.append(("memory", f"{number['peak_memory_bytes'] / (1 << 20):,.0f} MiB in the largest worker"))
     if number["out_of_memory"]:
         lowered = f"batches now hold at most {number['batch_elements']:,} padded elements"

@@ -14,7 +14,10 @@ from jobs.write import Written
 
 
 def summarize(job: Job, plan: Plan | None, written: Written, started: float) -> dict[str, object]:
-    """The content of summary.json of a job that was `started` so many seconds after the epoch and ends now."""
+    """The content of summary.json of a job that was `started` so many seconds after the epoch and ends now.
+
+    What was not measured is None: where the model did not run, and where the job was stopped and the workers' figures are lost.
+    """
     seconds = time.time() - started
     meter = written.meter
     rows = written.ok + written.failed
@@ -35,10 +38,10 @@ def summarize(job: Job, plan: Plan | None, written: Written, started: float) -> 
         "startup_seconds": round(meter.first_forward - started, 3) if math.isfinite(meter.first_forward) else None,
         "rows_per_second": round(rows / seconds, 3),
         "audio_seconds": round(meter.audio_seconds, 3),
-        "padding_efficiency": round(meter.elements / meter.padded_elements, 4) if meter.padded_elements else 1.0,
-        "waiting_share": round(meter.waiting_s / max(meter.waiting_s + meter.forward_s, 1e-9), 4),
+        "padding_efficiency": _share(meter.elements, meter.padded_elements),
+        "waiting_share": _share(meter.waiting_s, meter.waiting_s + meter.forward_s),
         "seconds_by_phase": {name: round(value, 3) for name, value in phases.items()},
-        "peak_memory_bytes": int(meter.peak_bytes),
+        "peak_memory_bytes": int(meter.peak_bytes) or None,
         "out_of_memory": int(meter.out_of_memory),
         "batch_elements": int(meter.batch_elements) if math.isfinite(meter.batch_elements) else None,
         "workers_died": written.deaths,
@@ -46,6 +49,10 @@ def summarize(job: Job, plan: Plan | None, written: Written, started: float) -> 
         "dtype": job.config.engine.dtype,
         "versions": _versions(),
     }
+
+
+def _share(part: float, whole: float) -> float | None:
+    return round(part / whole, 4) if whole else None
 
 
 def _versions() -> dict[str, str]:

@@ -123,6 +123,8 @@ def tune(config: JobConfig, address: str | None = None) -> Found:
             (probe,) = _probes(job, plan, crew or Crew(1, plan.threads), table, copies=1)
             if not ray.get(probe.count.remote()):
                 raise JobError("dray tune: none of the rows that were tried can be preprocessed; dray run says why")
+            if crews and not any(rate for _, rate in crews):
+                raise JobError("dray tune: the model refuses every row that was tried; dray run says why")
             subject, buckets, otherwise = ray.get(probe.tune.remote())
             ray.kill(probe)
         except RayError as error:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 from ray.actor import ActorHandle
@@ -13,8 +14,8 @@ from ray.actor import ActorHandle
 from jobs.ledger import Guard
 from jobs.memory import peak_bytes
 from jobs.retries import install
+from pipelines.batching import Part
 from pipelines.config import JobConfig
-from pipelines.engine import Outcome
 from pipelines.lanes import Lanes
 from pipelines.meter import Meter
 from pipelines.models.loading import in_passing_thread, load_phases
@@ -67,6 +68,16 @@ class Worker:
         return watch, Guard(self.ledger, watch, operator)
 
 
+def learn(tuner: Tuner, lanes: Lanes, parts: Sequence[Part], watch: Watch) -> Meter:
+    """Finds the limits of batches in a thread that runs the model. What it takes is time in which the model runs."""
+    began, started = time.time(), time.perf_counter()
+    lanes.begin(partial(tuner.learn, parts, watch)).result()
+    if not parts:
+        return Meter()
+    lanes.ran(lanes.count * (time.perf_counter() - started))
+    return Meter(first_forward=began)
+
+
 class Stopwatch:
     """Seconds in which an actor's model does not run, from its first block on, summed over its lanes."""
 
@@ -91,7 +102,8 @@ class Stopwatch:
             return max(0.0, waited)
 
 
-def account(outcomes: Sequence[Outcome], waited: float) -> None:
-    """Puts down, with the first row of a block, what is the process's own: seconds waited, and its memory."""
-    if outcomes:
-        outcomes[0].meter.add(Meter(waiting_s=waited, peak_bytes=peak_bytes()))
+def account(meters: Sequence[Meter], own: Meter) -> None:
+    """Puts down, with the first row of a block, what is the process's: `own`, and its memory."""
+    for meter in meters[:1]:
+        meter.add(own)
+        meter.add(Meter(peak_bytes=peak_bytes()))

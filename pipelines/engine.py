@@ -17,7 +17,7 @@ from pipelines.batching import Limits, Output, Part, ripe
 from pipelines.errors import RowError
 from pipelines.fetch import ahead
 from pipelines.forward import forward_parts
-from pipelines.lanes import TOGETHER, Lanes
+from pipelines.lanes import Lanes
 from pipelines.meter import Meter
 from pipelines.phases import Item, Phases
 from pipelines.watch import Watch
@@ -118,8 +118,8 @@ def predict(phases: Phases, items: Sequence[Item], limits: Limits, watch: Watch,
     first window of the next is made.
 
     Parts that would be padded much wait for more of their length, the last ones until all are there. Memory is bounded by four
-    windows of parts (one runs, one waits, one is being made, one is kept for company), however long an item is; with several
-    lanes by five, for these begin with the next window before all have ended.
+    windows of parts (one runs, one waits, one is being made, one is kept for company), however long an item is; where `lanes`
+    have threads of their own by five, for the next window is begun before the last has ended.
 
     Returns:
         One outcome per item, in order.
@@ -145,7 +145,7 @@ def predict(phases: Phases, items: Sequence[Item], limits: Limits, watch: Watch,
                 now, held = _ripe(held, limits) if window and is_small else (held, [])
                 parts = [part for _, _, part in now]
                 running.append((now, lanes.begin(functools.partial(forward_parts, phases, parts, limits, watch, lanes))))
-                while len(running) >= min(TOGETHER, lanes.count):
+                while len(running) >= lanes.at_once:
                     finish()
         while running:
             finish()

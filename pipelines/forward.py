@@ -39,8 +39,9 @@ def forward_parts(
                 if is_lasting(error):
                     watch.ruined(error)
                 raise
-        seconds = share * (time.perf_counter() - started)
-        lanes.ran(seconds)
+            finally:
+                seconds = share * (time.perf_counter() - started)
+                lanes.ran(seconds)
         longest = max(parts[index].space for index in batch)
         total = sum(parts[index].cost for index in batch) or 1
         for index, output in zip(batch, outputs, strict=True):
@@ -55,16 +56,18 @@ def forward_parts(
             return
         results[index] = RowError.wrap("forward", error.with_traceback(None)), results[index][1]
 
-    def out_of_memory(batch: Sequence[int]) -> None:
+    def out_of_memory(share: int, batch: Sequence[int]) -> None:
         limits.lower(len(batch), max(parts[index].space for index in batch))
         phases.unstage()
-        results[batch[0]][1].add(Meter(out_of_memory=1, batch_elements=limits.elements))
+        if len(batch) > 1 or share == lanes.count:  # else it is tried once more
+            results[batch[0]][1].add(Meter(out_of_memory=1, batch_elements=limits.elements))
         free_cached_memory()
 
     def drain(batches: _Batches, share: int, phases: Phases) -> None:
+        heard = functools.partial(failed, share), functools.partial(out_of_memory, share)
         for batch, following in batches:
             phases.stage([parts[index] for index in following])
-            bisect(batch, functools.partial(run, phases, share), functools.partial(failed, share), out_of_memory)
+            bisect(batch, functools.partial(run, phases, share), *heard)
 
     def fitting(batch: Sequence[int]) -> int:
         return limits.room(max(parts[index].space for index in batch))

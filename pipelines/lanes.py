@@ -56,6 +56,11 @@ class Lanes:
             self._wide = ThreadPoolExecutor(1, "wide")
 
     @property
+    def at_once(self) -> int:
+        """How many pieces of work may be begun before the first has ended; 1: `begin` does it itself."""
+        return 1 if self._callers is None else TOGETHER
+
+    @property
     def busy_s(self) -> float:
         """Seconds that the model has run by now, summed over the lanes."""
         return self._busy_s

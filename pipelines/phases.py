@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from pipelines.routing import Arguments, Options, Routed, intercept, route
 from pipelines.schemas import Shape
 from pipelines.staging import Staging
 from pipelines.tasks import Task
+from pipelines.tokenizing import one_at_a_time
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,8 +77,8 @@ class Phases:
         self.is_compiled = config.engine.compile
         self._has_buckets = self.is_compiled and has_buckets(pipe)
         self._staging = Staging(self._collated, pipe.device, self._context)
-        self._tokenizing = threading.Lock()
         self._may_share = pipe.tokenizer is None or pipe.tokenizer.pad_token_id is not None
+        one_at_a_time(pipe)
         intercept(pipe)
         _refuse_misplaced(task, config)
         try:
@@ -316,24 +316,9 @@ class Phases:
         elif self.task.forwards_whole:
             yield {"inputs": routed.inputs, "before": routed.before}, 0.0
         else:
-            for inputs in self._prepared(routed):
-                yield plain(inputs), 0.0
-
-    def _prepared(self, routed: Routed) -> Iterator[Mapping[str, Any]]:
-        """What the pipeline's own preprocessing gives, one call at a time: tokenizers are told how to cut, and then cut."""
-        one_at_a_time = contextlib.nullcontext() if self.pipe.tokenizer is None else self._tokenizing
-        with one_at_a_time:
             prepared = self.pipe.preprocess(routed.inputs, **routed.before)
-        if not self._is_chunked:
-            yield prepared
-            return
-        parts = iter(prepared)
-        while True:
-            with one_at_a_time:
-                inputs = next(parts, None)
-            if inputs is None:
-                return
-            yield inputs
+            for inputs in prepared if self._is_chunked else [prepared]:
+                yield plain(inputs), 0.0
 
     def _forward_whole(self, part: Part, during: Options) -> Output:
         before: Any = part.inputs["before"]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
 
 from pipelines.config import JobConfig
 from pipelines.engine import Outcome
@@ -18,10 +16,6 @@ from pipelines.phases import Item
 from pipelines.tuned import Tuner
 from pipelines.watch import Watch
 
-if TYPE_CHECKING:
-    from transformers import Pipeline
-
-T = TypeVar("T")
 MOST_CHOICES = 16  # answers to one request, or beams that are followed
 
 
@@ -46,7 +40,6 @@ class Service:
             torch.set_num_threads(threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.phases = in_passing_thread(lambda: load_phases(config, weights=True, device=device))
-        one_at_a_time(self.phases.pipe)
         self.config, self.task = config, self.phases.task
         most = config.serve
         self.phases.source = replace(self.phases.source, max_seconds=most.max_seconds, max_pixels=most.max_pixels)
@@ -96,23 +89,3 @@ class Service:
     def close(self, timeout_s: float) -> bool:
         """Takes no more requests, and waits for those it has. Returns whether all were answered in time."""
         return self._batcher.close(timeout_s)
-
-
-def one_at_a_time(pipe: Pipeline) -> None:
-    """Lets threads share a pipeline's tokenizers: a call changes a tokenizer's settings, and fails where another is at work.
-
-    Source: `set_truncation_and_padding` in transformers, which every call goes through.
-    """
-    shared = (pipe.tokenizer, getattr(pipe.processor, "tokenizer", None))
-    for tokenizer in {id(each): each for each in shared if each is not None}.values():
-        tokenizer._encode_plus = _locked(tokenizer._encode_plus)
-
-
-def _locked(call: Callable[..., T]) -> Callable[..., T]:
-    lock = threading.RLock()
-
-    def locked(*arguments: object, **named: object) -> T:
-        with lock:
-            return call(*arguments, **named)
-
-    return locked

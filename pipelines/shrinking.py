@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, LogitsProcessorList, Pipeline, PreTrainedModel, StoppingCriteriaList
 
 LEAVE = 1 / 4  # of the rows: when so many have ended, they leave; what attention keeps of the others is copied each time
-ROWS = {"attention_mask", "decoder_attention_mask", "position_ids", "decoder_position_ids", "token_type_ids"}  # (rows, tokens)
+ROWS = {"attention_mask", "decoder_attention_mask", "position_ids", "decoder_position_ids"}  # (rows, tokens)
 REST = {"past_key_values", "encoder_outputs", "use_cache", "logits_to_keep", "output_attentions", "output_hidden_states"}
 CHANGING = ("dynamic", "longrope")  # rotary positions that are scaled by the longest row of the batch
 PROCESSORS = {  # that treat each row for itself
@@ -39,7 +39,11 @@ def handed(pipe: Pipeline, during: Mapping[str, Any]) -> Mapping[str, Any]:
         return during
     given = generation.arguments(pipe, during)
     mode = generation.merged_config(pipe, during).get_generation_mode(given.get("assistant_model"))
-    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE) or given.keys() & {"streamer", "tokenizer"}:
+    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE) or given.keys() & {
+        "streamer",
+        "tokenizer",
+        "custom_generate",
+    }:
         return during
     return generation.with_arguments(pipe, during, {"custom_generate": decode})
 

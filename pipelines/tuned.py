@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from pipelines.phases import Phases
 
 
+TRIES = 2  # of a worker: a row that the model refuses must not cost a whole job its tuning, nor each block a trial
+ENGINE = 2  # raised when batches are run so differently that what was found before says nothing
+
+
 @dataclass(frozen=True)
 class Subject:
     """What an answer holds for: the same model, at the same precision, on the same hardware, doing the same.
@@ -37,6 +41,7 @@ class Subject:
     device: str
     threads: int
     torch: str
+    engine: int = ENGINE
 
     @classmethod
     def of(cls, phases: Phases, identity: str) -> Subject:
@@ -85,15 +90,19 @@ def remember(subject: Subject, buckets: Sequence[Bucket]) -> None:
 def recall_threads(model: str, task: str) -> int | None:
     """The threads that a copy of the model should have on CPUs, if that was found before."""
     try:
-        return int(json.loads(_path({"model": model, "task": task}).read_text(encoding="utf-8"))["threads"])
+        return int(json.loads(_path(_crewed(model, task)).read_text(encoding="utf-8"))["threads"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def remember_threads(model: str, task: str, threads: int) -> None:
     """Keeps what was found."""
-    subject = {"model": model, "task": task}
+    subject = _crewed(model, task)
     _write(_path(subject), {**subject, "threads": threads})
+
+
+def _crewed(model: str, task: str) -> dict[str, object]:
+    return {"model": model, "task": task, "engine": ENGINE}
 
 
 def _path(subject: Mapping[str, object]) -> Path:
@@ -124,21 +133,22 @@ class Tuner:
         self.limits = phases.limits(batch)
         self._subject = None if isinstance(batch, int) or not phases.is_tunable else Subject.of(phases, identity)
         known = recall(self._subject) if self._subject else []
-        self._is_done = self._subject is None or bool(known)
+        self._tries = 0 if self._subject is None or known else TRIES
         self._set(known)
 
     @property
     def is_done(self) -> bool:
         """Whether there is nothing to be found any more."""
-        return self._is_done or self.seconds <= 0
+        return self._tries <= 0 or self.seconds <= 0
 
     def learn(self, parts: Sequence[Part], watch: Watch) -> list[Bucket]:
         """Finds the limits with these parts and remembers them.
 
-        There is no answer where the config or transformers' own batching sets them, or the model is compiled or refuses a part.
+        There is no answer where there are no parts, the config or transformers' own batching sets the limits, or the model is
+        compiled or refuses a part; then the next parts may be tried, TRIES times in all.
         """
-        self._is_done = True
-        if self._subject is None:
+        self._tries -= 1 if parts else 0
+        if self._subject is None or not parts:
             return []
 
         def run(batch: list[Part]) -> float:
@@ -154,8 +164,9 @@ class Tuner:
 
         try:
             buckets = tuning.tune(parts, run, self.seconds)
-        except RowError:  # the row at fault fails when its block is done
+        except RowError:  # the row at fault fails when its block is done; the next block is tried
             return []
+        self._tries = 0
         if buckets:
             remember(self._subject, buckets)
         self._set(buckets)

@@ -9,6 +9,7 @@ from jobs.run import run
 from jobs.tune import Crew, Found, chosen, tune
 from pipelines.batching import Limits
 from pipelines.config import parse_config
+from pipelines.errors import JobError
 from pipelines.tuned import Subject, recall, recall_threads
 from pipelines.tuning import Bucket, Trial
 
@@ -56,6 +57,19 @@ def test_what_is_found_is_used(ray_session, tmp_path):
     assert summary["out_of_memory"] == 0
     assert summary["plan"]["threads"] == 1 or summary["plan"]["model"]["actors"] == 1
     assert len(rows_of(tmp_path / "out")) == 200
+
+
+@pytest.mark.slow
+def test_a_model_that_refuses_every_row_is_told(ray_session, tmp_path, monkeypatch):
+    monkeypatch.setattr("jobs.tune.CREW_SECONDS", 0.2)
+    model = drilling.trouble_model(tmp_path / "model", fitting=0)
+    write_texts(tmp_path / "in", builders.texts(20), 1)
+    raw = {
+        "task": "text-classification", "model": model, "model_kwargs": {"trust_remote_code": True},
+        "input": {"path": str(tmp_path / "in")}, "output": {"path": str(tmp_path / "out")},
+    }  # fmt: skip
+    with pytest.raises(JobError, match="the model refuses every row"):
+        tune(parse_config(raw))
 
 
 def test_more_copies_are_taken_only_where_they_gain_much():

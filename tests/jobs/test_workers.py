@@ -1,7 +1,11 @@
 """What every actor with a pipeline has."""
 
+import math
+import time
+from types import SimpleNamespace
+
 from jobs import workers
-from jobs.workers import Stopwatch
+from jobs.workers import Stopwatch, learn
 from pipelines.lanes import Lanes
 
 
@@ -24,3 +28,15 @@ def test_waiting_is_what_lanes_do_not_run(monkeypatch):
     assert stopwatch.waited() == 0.0  # that was counted too early
     now[0] = 22.0
     assert stopwatch.waited() == 1.0
+
+
+def test_trials_of_batches_are_time_in_which_the_model_runs():
+    lanes = Lanes(phases=None)
+    tuner = SimpleNamespace(learn=lambda parts, watch: time.sleep(0.1))
+    stopwatch = Stopwatch(lanes)
+    stopwatch.start()
+    started = time.time()
+    meter = learn(tuner, lanes, ["part"], watch=None)
+    assert stopwatch.waited() < 0.1 <= lanes.busy_s
+    assert started <= meter.first_forward <= time.time() - 0.1
+    assert learn(tuner, lanes, [], watch=None).first_forward == math.inf

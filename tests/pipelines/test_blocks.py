@@ -1,16 +1,14 @@
-"""Two blocks given to one worker at once, in threads: in turns with the model, and each by its own options."""
+"""Two blocks given to one worker at once, in threads: in turns with the model."""
 
 import threading
 import time
 
-import builders
 from test_engine import Doubling, item_of
-from test_lanes import WATCH, load
+from test_lanes import WATCH
 
 from pipelines.batching import Limits
 from pipelines.engine import predict
 from pipelines.lanes import Lanes
-from pipelines.phases import Item
 
 
 def test_one_lane_apart_is_always_the_same_thread():
@@ -49,24 +47,3 @@ def test_the_next_block_is_prepared_while_one_runs_and_begun_after_it():
     predict(phases, [item_of([2])], Limits.fixed(1), WATCH, lanes)
     first.join(30)
     assert order == [1, 2]
-
-
-def test_rows_of_two_blocks_are_cut_each_as_it_asks(tmp_path):
-    """Tokenizers keep how to cut from one call to the next; here two threads use one."""
-    phases = load(builders.text_classifier(tmp_path / "model"), "text-classification")
-    text = " ".join(builders.texts(1, median=40))
-    wrong = []
-
-    def work(length):
-        item = Item({"text": text}, {"truncation": True, "max_length": length})
-        for _ in range(400):
-            (part,) = phases.preprocess(item)
-            if part.cost != length:
-                wrong.append((length, part.cost))
-
-    threads = [threading.Thread(target=work, args=(length,)) for length in (4, 16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert wrong == []

@@ -112,6 +112,16 @@ def test_what_does_not_fit_is_made_smaller_in_every_lane():
     assert limits.elements <= 40
 
 
+def test_a_part_that_never_fits_is_counted_once():
+    class Full(Doubling):
+        def forward(self, parts):
+            raise MemoryError
+
+    outcomes = predict(Full(), [item_of([1]), item_of([1])], Limits.fixed(1), WATCH, Lanes(Full(), 2))
+    assert [outcome.meter.out_of_memory for outcome in outcomes] == [1, 1]
+    assert all(outcome.error for outcome in outcomes)
+
+
 def test_what_fits_by_itself_does_not_fail_for_want_of_what_its_neighbour_holds():
     class Full(Doubling):
         def __init__(self):

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from types import SimpleNamespace
 
 import builders
@@ -17,7 +17,6 @@ from pipelines.errors import BusyError, RowError
 from pipelines.models.loading import load_phases
 from pipelines.online import AHEAD_BUDGETS, Batcher
 from pipelines.phases import Item
-from pipelines.service import one_at_a_time
 from pipelines.watch import Watch
 
 SOON = 20.0  # seconds that nothing here takes
@@ -255,17 +254,3 @@ def test_a_panic_of_native_code_is_the_rows_error():
     with pytest.raises(RowError, match="in native code"):
         batcher.submit(item_of(667)).result(SOON)
     assert batcher.submit(item_of(5)).result(SOON).prediction == [10]
-
-
-def test_threads_share_a_tokenizer(models):
-    """Each call sets how texts are cut off; without a lock others' settings are used, or it fails."""
-    raw = {"task": "text-classification", "model": models.text_classifier, "input": {"path": "-"}, "output": {"path": "-"}}
-    pipe = load_phases(parse_config(raw), weights=False).pipe
-    one_at_a_time(pipe)
-    text = " ".join(["time and water"] * 2000)
-
-    def tokens(longest):
-        return {len(pipe.tokenizer(text, truncation=True, max_length=longest)["input_ids"]) for _ in range(20)}
-
-    with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(tokens, [10, 20, 30, 40])) == [{10}, {20}, {30}, {40}]

@@ -115,6 +115,12 @@ def test_a_pair_of_encoder_and_decoder_shrinks(sizes):
     assert rows[0] == 8 > rows[-1]
 
 
+@pytest.mark.parametrize("given", [{"custom_generate": "somebody/way-of-decoding"}, {"num_beams": 2}, {"streamer": object()}])
+def test_what_is_asked_for_is_not_replaced(writer, given):
+    phases = phases_of(writer, max_new_tokens=8, do_sample=False)
+    assert shrinking.handed(phases.pipe, given) is given
+
+
 def test_speech_to_text_decodes_so(tmp_path):
     phases = phases_of(builders.whisper(tmp_path / "model"), task="automatic-speech-recognition")
     assert shrinking.handed(phases.pipe, {"max_new_tokens": 40})["custom_generate"] is shrinking.decode

@@ -117,9 +117,24 @@ def test_rows_that_the_model_refuses_leave_the_limits(phases, monkeypatch):
 
     monkeypatch.setattr(phases, "forward", refuse)
     tuner = Tuner(phases, "auto", "model", seconds=60)
-    assert tuner.learn(sample_parts(phases, ITEMS, WATCH, 60), WATCH) == []
+    parts = sample_parts(phases, ITEMS, WATCH, 60)
+    assert tuner.learn([], WATCH) == []  # of a damaged file, for example
+    assert tuner.learn(parts, WATCH) == []
+    assert not tuner.is_done
+    assert tuner.learn(parts, WATCH) == []
     assert tuner.is_done
     assert tuner.limits == phases.limits("auto")
+
+
+def test_after_a_row_that_the_model_refuses_the_next_block_is_tried(phases, monkeypatch):
+    Clocked(phases, monkeypatch, 2048, 1 << 30)
+    tuner, good = Tuner(phases, "auto", "model", seconds=60), phases.forward
+    monkeypatch.setattr(phases, "forward", lambda parts: parts[0].inputs["missing"])
+    parts = sample_parts(phases, ITEMS, WATCH, 60)
+    assert tuner.learn(parts, WATCH) == []
+    monkeypatch.setattr(phases, "forward", good)
+    assert tuner.learn(parts, WATCH)
+    assert tuner.is_done
 
 
 def test_limits_that_were_found_shape_the_batches(phases, monkeypatch):
