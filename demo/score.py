@@ -8,9 +8,8 @@ from typing import cast
 
 import jiwer
 import pyarrow.dataset as pads
-
-from jobs.storage import REPORT, SUMMARY, output_folder
-from pipelines.config import load_config
+from dray.jobs.storage.folder import REPORT, SUMMARY, output_folder
+from dray.pipelines.config import load_config
 
 WIDTH = 56
 

@@ -1,1 +1,1 @@
-"""The Ray side of dray: entry points and the dataflow. Touches models only through `pipelines`."""
+"""The Ray side of dray. Its top folder holds the entry points; what they do is in the folders below."""

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from pipelines.errors import DrayError, UsageError
+from dray.pipelines.errors import DrayError, UsageError
 
 # Everything else is imported by the command that needs it: `dray --help` answers at once.
 
@@ -88,12 +88,12 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    from pipelines.config import load_config
+    from dray.pipelines.config import load_config
 
     config = load_config(parsed.config, parsed.set)
-    from jobs.report import table
-    from jobs.run import run
-    from jobs.storage import output_folder
+    from dray.jobs.batch.job import run
+    from dray.jobs.batch.report import table
+    from dray.jobs.storage.folder import output_folder
 
     summary = run(config, parsed.fresh, parsed.address, parsed.again, parsed.started)
     print(table(summary, output_folder(config).url))
@@ -101,8 +101,8 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _verify(parsed: argparse.Namespace) -> int:
-    from jobs.verify import verify
-    from pipelines.config import load_config
+    from dray.jobs.verify import verify
+    from dray.pipelines.config import load_config
 
     verdict = verify(load_config(parsed.config, parsed.set), parsed.sample, parsed.seed, parsed.tolerance)
     print(verdict.table())
@@ -110,11 +110,11 @@ def _verify(parsed: argparse.Namespace) -> int:
 
 
 def _plan(parsed: argparse.Namespace) -> int:
-    from jobs.checks import check
-    from jobs.connect import connected
-    from jobs.report import plan_table
-    from jobs.resources import cluster_nodes, make_plan
-    from pipelines.config import load_config
+    from dray.jobs.batch.preflight import check
+    from dray.jobs.batch.report import plan_table
+    from dray.jobs.cluster.connect import connected
+    from dray.jobs.cluster.plan import cluster_nodes, make_plan
+    from dray.pipelines.config import load_config
 
     job = check(load_config(parsed.config, parsed.set), dry=True)
     with connected(parsed.address):
@@ -123,37 +123,37 @@ def _plan(parsed: argparse.Namespace) -> int:
 
 
 def _tune(parsed: argparse.Namespace) -> int:
-    from jobs.tune import tune
-    from pipelines.config import load_config
+    from dray.jobs.tune import tune
+    from dray.pipelines.config import load_config
 
     print(tune(load_config(parsed.config, parsed.set), parsed.address).table())
     return 0
 
 
 def _serve(parsed: argparse.Namespace) -> int:
-    from jobs.hosting import run
-    from pipelines.config import load_config
+    from dray.jobs.online.host import run
+    from dray.pipelines.config import load_config
 
     run(load_config(parsed.config, parsed.set), parsed.address)
     return 0
 
 
 def _submit(parsed: argparse.Namespace) -> int:
-    from jobs.submit import submit
+    from dray.jobs.submit import submit
 
     return submit(parsed.config, parsed.set, parsed.fresh, parsed.address, wait=not parsed.no_wait)
 
 
 def _report(parsed: argparse.Namespace) -> int:
-    from jobs.report import write_again
-    from pipelines.config import load_config
+    from dray.jobs.batch.report import write_again
+    from dray.pipelines.config import load_config
 
     print(write_again(load_config(parsed.config, parsed.set)))
     return 0
 
 
 def _config(parsed: argparse.Namespace) -> int:
-    from pipelines.config import describe
+    from dray.pipelines.config import describe
 
     rows = describe()
     width = max(len(key) for key, _, _ in rows)

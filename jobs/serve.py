@@ -1,97 +1,17 @@
-"""A config as an application of Ray Serve, for `dray serve`, `serve run jobs.serve:app config=...`, and Serve config files."""
+"""The application for Ray Serve's own commands: `serve run dray.jobs.serve:app config=CONFIG`, and Serve's config files."""
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import Mapping
 
-from ray import serve
+from dray.jobs.online.deployment import build
+from dray.pipelines.config import load_config
+from dray.pipelines.errors import ConfigError
 from ray.serve import Application
-
-from jobs.resources import THREADS
-from pipelines.config import JobConfig, load_config, parse_config
-from pipelines.errors import ConfigError
-
-KEYS = "DRAY_API_KEYS"  # environment variable: keys with commas between them, of which a client must have one
-GRACE_S = 50.0  # for which a replica that is to go finishes what it has; Serve waits for a minute
-
-
-@serve.deployment
-@serve.ingress()
-class Replica:
-    """One copy of the model, with the HTTP interface in the same process: a request takes one hop from Serve's proxy."""
-
-    def __init__(
-        self, raw: dict[str, object], name: str, threads: int, keys: tuple[str, ...], listen: tuple[str, int] | None = None
-    ) -> None:
-        """Loads the model; Serve sends requests only after that.
-
-        Args:
-            raw: the config.
-            name: of the model.
-            threads: of torch; 0: as many as it takes.
-            keys: of which a client must have one, if there are any.
-            listen: (host, port) where no proxy is to stand between the clients and this replica.
-        """
-        from jobs.api import make_app
-        from jobs.listener import Listener
-        from jobs.metrics import Metrics
-        from pipelines.service import Service
-
-        config, metrics = parse_config(raw), Metrics(name)
-        self._service = Service(config, threads, metrics.ran)
-        self._service.guard()
-        self._app = make_app(self._service, config, name, keys, metrics.answered)
-        self._listener = Listener(self._app, *listen, GRACE_S) if listen else None
-
-    def __serve_build_asgi_app__(self) -> object:  # Serve's name for it
-        """Serve asks for the app once the replica is made."""
-        return self._app
-
-    def check_health(self) -> None:
-        """Serve replaces a replica for which this raises."""
-        self._service.check()
-        if self._listener is not None:
-            self._listener.check()
-
-    async def drain(self) -> None:
-        """Takes no new connections, and returns when what was under way is done."""
-        if self._listener is not None:
-            await asyncio.to_thread(self._listener.close)
-
-
-def build(config: JobConfig, listen: tuple[str, int] | None = None) -> Application:
-    """The application of a config, its one replica listening itself where `listen` says (host, port)."""
-    on_gpu = (config.engine.device == "auto" and _has_gpus()) or config.engine.device.startswith("cuda")
-    threads = 0 if on_gpu else THREADS
-    scaling: dict[str, object] = {"num_replicas": config.serve.min_replicas}
-    if config.serve.max_replicas > config.serve.min_replicas:
-        bounds = {"min_replicas": config.serve.min_replicas, "max_replicas": config.serve.max_replicas}
-        scaling = {"autoscaling_config": {**bounds, "target_ongoing_requests": max(1, config.serve.max_requests // 8)}}
-    deployment = Replica.options(  # type: ignore[attr-defined]  # Ray's decorator adds it
-        name="dray",
-        ray_actor_options={"num_gpus": 1} if on_gpu else {"num_cpus": 1},
-        max_ongoing_requests=2 * config.serve.max_requests,  # beyond its own limit a replica answers 503 at once
-        graceful_shutdown_timeout_s=GRACE_S,
-        **scaling,
-    )
-    name = config.model or str(config.task)
-    keys = tuple(key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip())
-    if KEYS in os.environ and not keys:
-        raise ConfigError(f"{KEYS} is set and holds no key; unset it to let everybody in")
-    application: Application = deployment.bind(config.model_dump(mode="json"), name, threads, keys, listen)
-    return application
 
 
 def app(arguments: Mapping[str, str]) -> Application:
-    """For `serve run jobs.serve:app config=CONFIG` and Serve's config files. Raises ConfigError."""
+    """The application of the config that `arguments` names. Raises ConfigError where they name none."""
     if "config" not in arguments:
-        raise ConfigError("name a config: serve run jobs.serve:app config=configs/sentiment.yaml")
+        raise ConfigError("name a config: serve run dray.jobs.serve:app config=configs/sentiment.yaml")
     return build(load_config(arguments["config"]))
-
-
-def _has_gpus() -> bool:
-    import ray
-
-    return bool(ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1)

@@ -9,16 +9,16 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs.storage import output_folder
-from pipelines.config import load_config
-from pipelines.errors import ConfigError, UsageError, first_line
+from dray.jobs.storage.folder import output_folder
+from dray.pipelines.config import load_config
+from dray.pipelines.errors import ConfigError, UsageError, first_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 
 def submit(config: str, overrides: Sequence[str], fresh: bool, address: str, wait: bool) -> int:
-    """Submits `python -m jobs.run CONFIG` to the cluster whose dashboard is at `address`.
+    """Submits `python -m dray.jobs.run CONFIG` to the cluster whose dashboard is at `address`.
 
     Args:
         config: path of the YAML file, inside the current directory, which is sent along.
@@ -46,7 +46,7 @@ def submit(config: str, overrides: Sequence[str], fresh: bool, address: str, wai
     relative = os.path.relpath(config)
     if relative.startswith(".."):
         raise ConfigError(f"{config} lies outside the current directory, which is what the cluster is sent")
-    words = ["python", "-m", "jobs.run", relative, *(["--fresh"] if fresh else [])]
+    words = ["python", "-m", "dray.jobs.batch.job", relative, *(["--fresh"] if fresh else [])]
     words += [word for override in overrides for word in ("--set", override)]
     os.environ.pop("RAY_ADDRESS", None)  # Ray would prefer it to the address given here
     try:

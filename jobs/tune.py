@@ -12,23 +12,22 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import ray
+from dray.jobs.batch import rows
+from dray.jobs.batch.datasource import spread_rows
+from dray.jobs.batch.preflight import Job, check
+from dray.jobs.batch.report import aligned
+from dray.jobs.batch.worker import Worker
+from dray.jobs.cluster.connect import connected
+from dray.jobs.cluster.plan import POOLS, Plan, cluster_nodes, copy_bytes, free_nodes, make_plan
+from dray.pipelines.batching.packing import Limits
+from dray.pipelines.batching.tuning import Bucket
+from dray.pipelines.config import JobConfig
+from dray.pipelines.engine.block import predict, sample_parts
+from dray.pipelines.engine.tuning_cache import Subject, remember_threads
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.errors import JobError
+from dray.pipelines.phases.phases import Item
 from ray.exceptions import RayError
-
-from jobs import rows
-from jobs.checks import Job, check
-from jobs.connect import connected
-from jobs.read import spread_rows
-from jobs.report import aligned
-from jobs.resources import POOLS, Plan, cluster_nodes, copy_bytes, free_nodes, make_plan
-from jobs.workers import Worker
-from pipelines.batching import Limits
-from pipelines.config import JobConfig
-from pipelines.engine import predict, sample_parts
-from pipelines.errors import JobError
-from pipelines.phases import Item
-from pipelines.tuned import Subject, remember_threads
-from pipelines.tuning import Bucket
-from pipelines.watch import Watch
 
 ROWS = 256  # tried
 SECONDS = 60.0  # that trying batches may take

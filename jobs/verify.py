@@ -8,22 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
-
-from jobs.books import known_files
-from jobs.commits import TASK, TaskFiles
-from jobs.fingerprint import fingerprint, refuse_different
-from jobs.inventory import is_same
-from jobs.keys import KeySet
-from jobs.precision import of_earlier_runs
-from jobs.read import pieces
-from jobs.report import Rows, aligned
-from jobs.retry import BEGUN, RETRIED
-from jobs.sampling import sampled
-from jobs.sources import open_input
-from jobs.storage import PRECISION, Folder, output_folder
-from jobs.written import VerifiedJob, WriteTask, checked, counted, few, is_hidden, named
-from pipelines.config import JobConfig
-from pipelines.models.loading import load_phases, model_identity, resolve_task
+from dray.jobs.batch.datasource import pieces
+from dray.jobs.batch.dtype import of_earlier_runs
+from dray.jobs.batch.report import Rows, aligned
+from dray.jobs.inputs.dataset import open_input
+from dray.jobs.inputs.inventory import is_same
+from dray.jobs.keys import KeySet
+from dray.jobs.outputs.commits import TASK, TaskFiles
+from dray.jobs.outputs.fingerprint import fingerprint, refuse_different
+from dray.jobs.outputs.finished import known_files
+from dray.jobs.outputs.retry import BEGUN, RETRIED
+from dray.jobs.storage.folder import PRECISION, Folder, output_folder
+from dray.jobs.verification.committed import VerifiedJob, WriteTask, checked, counted, few, is_hidden, named
+from dray.jobs.verification.sample import sampled
+from dray.pipelines.config import JobConfig
+from dray.pipelines.models.loading import load_phases, model_identity, resolve_task
 
 READERS = 8  # write tasks whose files are read at once
 LISTED = 10  # problems that are printed

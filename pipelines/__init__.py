@@ -1,1 +1,1 @@
-"""The model side of dray: transformers pipelines taken apart into their phases. Knows nothing of Ray."""
+"""The model side of dray: transformers pipelines, run phase by phase. Imports no Ray."""

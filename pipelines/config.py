@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Union, get_args, get_origin
 
 import yaml
+from dray.pipelines.errors import ConfigError
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,8 +20,6 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-
-from pipelines.errors import ConfigError
 
 OPENAI = "openai"  # input.format of OpenAI's Batch files
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from pipelines.errors import JobError, first_line
+from dray.pipelines.errors import JobError, first_line
 
 ATTEMPTS = 8
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 10.0  # the pause doubles from attempt to attempt; about 26 s in all

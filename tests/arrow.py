@@ -6,9 +6,8 @@ import json
 import builders
 import numpy as np
 import pyarrow as pa
+from dray.jobs.batch.rows import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE
 from PIL import Image
-
-from jobs.rows import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE
 
 
 def table_of(items: list[dict[str, object]]) -> pa.Table:

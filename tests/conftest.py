@@ -132,7 +132,7 @@ def dray(cluster: Cluster) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the `dray` command, against the cluster where it runs a job."""
 
     def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "jobs.cli", *arguments]
+        command = [sys.executable, "-m", "dray.jobs.cli", *arguments]
         environment = {**os.environ, "RAY_ADDRESS": cluster.address}
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240, **options)
 

@@ -22,15 +22,14 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 from conftest import ROOT
+from dray.jobs.storage.folder import Folder
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine.block import predict
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.models.loading import load_phases
+from dray.pipelines.phases.phases import Item
 from fsspec.core import url_to_fs
 from modeling_trouble import TroubleConfig, TroubleForSequenceClassification
-
-from jobs.storage import Folder
-from pipelines.config import parse_config
-from pipelines.engine import predict
-from pipelines.models.loading import load_phases
-from pipelines.phases import Item
-from pipelines.watch import Watch
 
 TROUBLES = ("fail", "ruin", "hang", "freeze", "crash", "oom")
 SHARDS = 8
@@ -82,7 +81,7 @@ class TextJob:
     def command(self, *arguments: str, verb: str = "run") -> list[str]:
         config = self.folder / "job.yaml"
         config.write_text(yaml.safe_dump(self.raw))
-        return [sys.executable, "-u", "-m", "jobs.cli", verb, str(config), *arguments]
+        return [sys.executable, "-u", "-m", "dray.jobs.cli", verb, str(config), *arguments]
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "RAY_ADDRESS": self.cluster}

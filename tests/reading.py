@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-
-from jobs.keys import KeySet
-from jobs.read import pieces, tables
-from jobs.rows import ARGUMENT
-from jobs.sources import Input, open_input
-from pipelines.config import parse_config
-from pipelines.models.loading import resolve_task
+from dray.jobs.batch.datasource import pieces, tables
+from dray.jobs.batch.rows import ARGUMENT
+from dray.jobs.inputs.dataset import Input, open_input
+from dray.jobs.keys import KeySet
+from dray.pipelines.config import parse_config
+from dray.pipelines.models.loading import resolve_task
 
 NONE = KeySet()
 TEXT, SPEECH, IMAGE = "text-classification", "automatic-speech-recognition", "image-classification"

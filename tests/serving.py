@@ -17,10 +17,9 @@ import aiohttp
 import uvicorn
 import yaml
 from conftest import ROOT, free_port
-
-from jobs.api import make_app
-from pipelines.config import parse_config
-from pipelines.service import Service
+from dray.jobs.online.app import make_app
+from dray.pipelines.config import parse_config
+from dray.pipelines.online.service import Service
 
 
 class Served:
@@ -34,7 +33,8 @@ class Served:
         raw = {"task": task, "model": model, "input": {"path": "-"}, "output": {"path": "-"}, **sections}
         self.config.write_text(yaml.safe_dump(raw))
         self.process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "jobs.cli", "serve", str(self.config)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+            [sys.executable, "-u", "-m", "dray.jobs.cli", "serve", str(self.config)], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE,
             env={**os.environ, "RAY_ADDRESS": address, **({"DRAY_API_KEYS": keys} if keys else {})},
             stderr=subprocess.STDOUT,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

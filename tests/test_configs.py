@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-
-from pipelines.config import load_config
-from pipelines.tasks import TASKS, find_task
+from dray.pipelines.config import load_config
+from dray.pipelines.tasks.table import TASKS, find_task
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -52,7 +52,7 @@ def test_help_is_instant_and_loads_nothing_heavy():
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["submit", "--help"]])
 def test_help_says_what_to_type(arguments):
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-m", "dray.jobs.cli", *arguments], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0
     assert "usage: dray" in done.stdout
     assert time.monotonic() - started < 10  # a loaded machine; alone it is well under half a second

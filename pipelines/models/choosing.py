@@ -6,10 +6,10 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import tasks
-from pipelines.config import JobConfig
-from pipelines.errors import ConfigError
-from pipelines.tasks import Task
+from dray.pipelines.config import JobConfig
+from dray.pipelines.errors import ConfigError
+from dray.pipelines.tasks import table as tasks
+from dray.pipelines.tasks.table import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -8,17 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from pipelines import tasks
-from pipelines.compiled import compile_model
-from pipelines.config import OPENAI, JobConfig
-from pipelines.errors import ConfigError, ModelError
-from pipelines.models import choosing
-from pipelines.models.linear import pack_linears
-from pipelines.models.model import explained, load_config, with_weights, without_weights
-from pipelines.models.model_kwargs import Kwargs, ModelKwargs, sort_kwargs
-from pipelines.models.weights import Source, locate, refused_code, version
-from pipelines.phases import Phases
-from pipelines.tasks import Task
+from dray.pipelines.batching.length_buckets import compile_model
+from dray.pipelines.config import OPENAI, JobConfig
+from dray.pipelines.errors import ConfigError, ModelError
+from dray.pipelines.internals.linear import pack_linears
+from dray.pipelines.models import choosing
+from dray.pipelines.models.model import explained, load_config, with_weights, without_weights
+from dray.pipelines.models.model_kwargs import Kwargs, ModelKwargs, sort_kwargs
+from dray.pipelines.models.weights import Source, locate, refused_code, version
+from dray.pipelines.phases.phases import Phases
+from dray.pipelines.tasks import table as tasks
+from dray.pipelines.tasks.table import Task
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ def load_phases(config: JobConfig, weights: bool, device: str = "cpu") -> Phases
     elif weights:
         pack_linears(pipe.model)
     if config.input.format == OPENAI:
-        from pipelines.protocols.batch import Requests
+        from dray.pipelines.protocols.batch import Requests
 
         return Requests(pipe, config, task)
     return Phases(pipe, config, task)
@@ -84,7 +84,7 @@ def resolve_task(config: JobConfig) -> Task:
     task = _resolved(config)
     if config.input.format != OPENAI:
         return task
-    from pipelines.protocols.batch import task_of
+    from dray.pipelines.protocols.batch import task_of
 
     return task_of(task)
 

@@ -10,11 +10,11 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.config import JobConfig
-from pipelines.errors import ModelError, first_line
-from pipelines.models.model_kwargs import Kwargs, ModelKwargs, own_quantization, refuse_missing_bitsandbytes
-from pipelines.models.weights import Source, refuse_pickled_on_hub, refused_code, refused_pickle
-from pipelines.tasks import Task
+from dray.pipelines.config import JobConfig
+from dray.pipelines.errors import ModelError, first_line
+from dray.pipelines.models.model_kwargs import Kwargs, ModelKwargs, own_quantization, refuse_missing_bitsandbytes
+from dray.pipelines.models.weights import Source, refuse_pickled_on_hub, refused_code, refused_pickle
+from dray.pipelines.tasks.table import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.config import JobConfig
-from pipelines.errors import ConfigError, ModelError, first_line
+from dray.pipelines.config import JobConfig
+from dray.pipelines.errors import ConfigError, ModelError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

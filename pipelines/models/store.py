@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import ModelError, first_line
+from dray.pipelines.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     import fsspec

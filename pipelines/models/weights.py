@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.config import JobConfig
-from pipelines.errors import ModelError
-from pipelines.models import store
-from pipelines.models.choosing import named_model
+from dray.pipelines.config import JobConfig
+from dray.pipelines.errors import ModelError
+from dray.pipelines.models import store
+from dray.pipelines.models.choosing import named_model
 
 WHOLE = 64 << 20  # bytes; larger files, the weights, count with their size and their first and last MiB
 

@@ -1,1 +1,1 @@
-"""What clients of a service speak: bodies of requests to items, predictions to bodies of answers."""
+"""What clients send and receive: Hugging Face's and OpenAI's bodies of requests and answers."""

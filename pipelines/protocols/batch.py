@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-
-from pipelines import cells, tasks
-from pipelines.admission import Admission
-from pipelines.batching import Output, Part
-from pipelines.config import JobConfig
-from pipelines.errors import ConfigError, RequestError
-from pipelines.phases import Item, Phases
-from pipelines.protocols import openai, openai_speech, openai_text, openai_vectors
-from pipelines.tasks import Task
+from dray.pipelines.batching.packing import Output, Part
+from dray.pipelines.config import JobConfig
+from dray.pipelines.errors import ConfigError, RequestError
+from dray.pipelines.media import values as cells
+from dray.pipelines.media.admission import Admission
+from dray.pipelines.phases.phases import Item, Phases
+from dray.pipelines.protocols import openai, openai_speech, openai_text, openai_vectors
+from dray.pipelines.tasks import table as tasks
+from dray.pipelines.tasks.table import Task
 
 if TYPE_CHECKING:
     from transformers import Pipeline

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines import cells
-from pipelines.admission import Admission
-from pipelines.errors import RequestError
-from pipelines.phases import MEDIA, Item
-from pipelines.protocols import vectors
-from pipelines.protocols.parameters import allowed
-from pipelines.tasks import Task
+from dray.pipelines.errors import RequestError
+from dray.pipelines.media import values as cells
+from dray.pipelines.media.admission import Admission
+from dray.pipelines.phases.phases import MEDIA, Item
+from dray.pipelines.protocols import vectors
+from dray.pipelines.protocols.parameters import allowed
+from dray.pipelines.tasks.table import Task
 
 MOST_INPUTS = 2048  # in one request
 JSON, FLAC = "application/json", "audio/flac"

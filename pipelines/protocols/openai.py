@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, TypeVar
 
+from dray.pipelines.errors import RequestError
+from dray.pipelines.protocols.huggingface import parsed
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from pipelines.errors import RequestError
-from pipelines.protocols.huggingface import parsed
 
 ANY_MODEL = ("", "default", "dummy", "tgi")  # names that clients send where they know of one model only
 MOST_INPUTS = 2048  # texts in one request

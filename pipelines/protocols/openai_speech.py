@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipelines import subtitles
-from pipelines.errors import RequestError
-from pipelines.phases import Item
-from pipelines.protocols.openai import Transcribe
+from dray.pipelines.errors import RequestError
+from dray.pipelines.media import subtitles
+from dray.pipelines.phases.phases import Item
+from dray.pipelines.protocols.openai import Transcribe
 
 if TYPE_CHECKING:
     from transformers import Pipeline

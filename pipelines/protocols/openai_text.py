@@ -8,11 +8,11 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines.admission import Admission
-from pipelines.errors import RequestError
-from pipelines.phases import Item
-from pipelines.protocols.huggingface import message
-from pipelines.protocols.openai import MOST_INPUTS, Chat, Complete, Generate
+from dray.pipelines.errors import RequestError
+from dray.pipelines.media.admission import Admission
+from dray.pipelines.phases.phases import Item
+from dray.pipelines.protocols.huggingface import message
+from dray.pipelines.protocols.openai import MOST_INPUTS, Chat, Complete, Generate
 
 if TYPE_CHECKING:
     from transformers import Pipeline

@@ -6,10 +6,10 @@ import base64
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import RequestError
-from pipelines.phases import Item
-from pipelines.protocols import vectors
-from pipelines.protocols.openai import MOST_INPUTS, Embed
+from dray.pipelines.errors import RequestError
+from dray.pipelines.phases.phases import Item
+from dray.pipelines.protocols import vectors
+from dray.pipelines.protocols.openai import MOST_INPUTS, Embed
 
 if TYPE_CHECKING:
     from transformers import Pipeline

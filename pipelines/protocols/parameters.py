@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from pipelines.config import nearest
-from pipelines.errors import RequestError
+from dray.pipelines.config import nearest
+from dray.pipelines.errors import RequestError
 
 GENERATION = frozenset(
     (

@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from workloads import HIDDEN, WORKLOADS, Workload, read
 
 if TYPE_CHECKING:
-    from pipelines.phases import Item, Phases
+    from dray.pipelines.phases.phases import Item, Phases
 
 BATCHES = (8, 32)
 THREADS = 2
@@ -46,15 +46,15 @@ class Case:
 
     def phases(self, **engine: object) -> Phases:
         """dray's, with weights."""
-        from pipelines.config import parse_config
-        from pipelines.models.loading import load_phases
+        from dray.pipelines.config import parse_config
+        from dray.pipelines.models.loading import load_phases
 
         torch.set_num_threads(THREADS)
         return load_phases(parse_config(self.config(self.fewer, **engine)), weights=True)
 
     def item(self, cell: object) -> Item:
         """A row, for these."""
-        from pipelines.phases import Item
+        from dray.pipelines.phases.phases import Item
 
         return Item({self.workload.argument: cell})
 
@@ -203,9 +203,9 @@ def bare(case: Case) -> Outcome:
 
     The three take turns batch by batch, so that what else happens on the machine meets all.
     """
-    from pipelines.batching import cast, collate, pack
-    from pipelines.forward import forward_parts
-    from pipelines.watch import Watch
+    from dray.pipelines.batching.packing import cast, collate, pack
+    from dray.pipelines.engine.forward import forward_parts
+    from dray.pipelines.engine.watchdog import Watch
 
     phases, plain = case.phases(), case.pipeline()
     limits, watch, during = phases.limits("auto"), Watch(3600), phases._arguments.during({})
@@ -256,7 +256,7 @@ def dray(case: Case) -> Outcome:
     """The command. From the first batch to the end; and what came before."""
     config = case.folder / "job.json"
     config.write_text(json.dumps(case.config(case.folder / "all")))
-    command = [sys.executable, "-m", "jobs.run", str(config), "--address", "local"]
+    command = [sys.executable, "-m", "dray.jobs.batch.job", str(config), "--address", "local"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     summary = json.loads((case.folder / "output/_dray/summary.json").read_text())
     start, seconds = float(summary["startup_seconds"]), float(summary["seconds"])

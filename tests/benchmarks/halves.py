@@ -9,14 +9,13 @@ from pathlib import Path
 
 import torch
 from contenders import Case
+from dray.pipelines.batching.packing import pack
+from dray.pipelines.engine.block import Outcome, predict
+from dray.pipelines.engine.precision import choose, difference
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.phases.phases import Phases
 from torch import nn
 from workloads import WORKLOADS, read, write
-
-from pipelines.batching import pack
-from pipelines.engine import Outcome, predict
-from pipelines.phases import Phases
-from pipelines.precision import choose, difference
-from pipelines.watch import Watch
 
 SCALES = {"texts": 0.05, "embeddings": 0.05, "images": 0.05, "ctc": 0.05, "generation": 0.05}
 TURNS, SAMPLE = 3, 16

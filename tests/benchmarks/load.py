@@ -80,7 +80,7 @@ def dray(folder: Path, task: str, model: str, parameters: dict | None = None) ->
     }  # fmt: skip
     (folder / "serve.yaml").write_text(yaml.safe_dump(raw))
     os.environ["RAY_ADDRESS"] = "local"
-    return Server([sys.executable, "-m", "jobs.cli", "serve", str(folder / "serve.yaml")], port)
+    return Server([sys.executable, "-m", "dray.jobs.cli", "serve", str(folder / "serve.yaml")], port)
 
 
 def plain(model: str) -> Server:

@@ -4,7 +4,7 @@ import os
 import platform
 from importlib.metadata import version
 
-from pipelines.tuned import device_name
+from dray.pipelines.engine.tuning_cache import device_name
 
 
 def described() -> str:

@@ -13,15 +13,14 @@ import builders
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from jobs.checks import check
-from jobs.commits import CHECKPOINT
-from jobs.connect import connected
-from jobs.keys import keys_between
-from jobs.rows import KEY
-from jobs.run import run
-from jobs.storage import Folder
-from pipelines.config import JobConfig, parse_config
+from dray.jobs.batch.job import run
+from dray.jobs.batch.preflight import check
+from dray.jobs.batch.rows import KEY
+from dray.jobs.cluster.connect import connected
+from dray.jobs.keys import keys_between
+from dray.jobs.outputs.commits import CHECKPOINT
+from dray.jobs.storage.folder import Folder
+from dray.pipelines.config import JobConfig, parse_config
 
 ROWS, FILES, BLOCK = 1_000_000, 100, 990  # BLOCK rows were written by each write task
 LEFT = 0.01  # of every file

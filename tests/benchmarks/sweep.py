@@ -8,15 +8,14 @@ from pathlib import Path
 
 import builders
 import torch
-
-from pipelines.batching import Limits
-from pipelines.config import parse_config
-from pipelines.engine import sample_parts
-from pipelines.forward import forward_parts
-from pipelines.models.loading import load_phases
-from pipelines.phases import Item
-from pipelines.tuned import Tuner
-from pipelines.watch import Watch
+from dray.pipelines.batching.packing import Limits
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine.block import sample_parts
+from dray.pipelines.engine.forward import forward_parts
+from dray.pipelines.engine.tuning_cache import Tuner
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.models.loading import load_phases
+from dray.pipelines.phases.phases import Item
 
 ROWS, ROUNDS = 600, 3
 

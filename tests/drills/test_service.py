@@ -164,7 +164,7 @@ def test_serves_own_commands(cluster, models, tmp_path, how):
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(raw))
     environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
     if how == "run":
-        command = [RAY / "serve", "run", "jobs.serve:app", f"config={tmp_path}/job.yaml"]
+        command = [RAY / "serve", "run", "dray.jobs.online.deployment:app", f"config={tmp_path}/job.yaml"]
         url = "http://127.0.0.1:8000"
     else:
         deployed = yaml.safe_load((ROOT / "cluster/serve.yaml").read_text())
@@ -197,7 +197,7 @@ def test_weights_that_cannot_be_read_are_named_where_the_service_is_started(clus
     raw = {"task": "text-classification", "model": str(tmp_path / "model"), "serve": {"port": free_port()}}
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump({**raw, "input": {"path": "-"}, "output": {"path": "-"}}))
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "serve", str(tmp_path / "serve.yaml"), "--address", where or cluster.address],
+        [sys.executable, "-m", "dray.jobs.cli", "serve", str(tmp_path / "serve.yaml"), "--address", where or cluster.address],
         capture_output=True, text=True, timeout=400, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr

@@ -8,14 +8,13 @@ import threading
 import builders
 import pytest
 from comparing import differences
+from dray.jobs.online.app import make_app
+from dray.pipelines.config import parse_config
+from dray.pipelines.errors import BusyError, ConfigError, LimitError, RequestError, RowError
+from dray.pipelines.online.service import Service
+from dray.pipelines.phases.phases import Item
 from starlette.testclient import TestClient
 from transformers import pipeline
-
-from jobs.api import make_app
-from pipelines.config import parse_config
-from pipelines.errors import BusyError, ConfigError, LimitError, RequestError, RowError
-from pipelines.phases import Item
-from pipelines.service import Service
 
 NAME = "tests/classifier"
 TEXT = "the people who made this"
@@ -97,7 +96,7 @@ def test_only_those_with_a_key_are_let_in(models, service):
 
 
 def test_no_key_among_the_keys_lets_nobody_in(models, monkeypatch):
-    from jobs.serve import build
+    from dray.jobs.online.deployment import build
 
     monkeypatch.setenv("DRAY_API_KEYS", " , ")
     with pytest.raises(ConfigError, match="holds no key"):

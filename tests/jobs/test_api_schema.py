@@ -4,12 +4,11 @@ import builders
 import pytest
 import schemathesis
 import tiny_text
+from dray.jobs.online.app import make_app
+from dray.pipelines.config import parse_config
+from dray.pipelines.online.service import Service
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
-
-from jobs.api import make_app
-from pipelines.config import parse_config
-from pipelines.service import Service
 
 EXAMPLES = 30  # of each route and mode
 TASKS = {

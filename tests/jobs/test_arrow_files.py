@@ -6,11 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.feather
 import pytest
+from dray.jobs.batch.datasource import pieces, tables
+from dray.jobs.batch.rows import ARGUMENT, ID, KEEP
+from dray.pipelines.errors import InputError
 from reading import NONE, SPEECH, cells, opened, rows, touch
-
-from jobs.read import pieces, tables
-from jobs.rows import ARGUMENT, ID, KEEP
-from pipelines.errors import InputError
 
 
 def test_a_saved_dataset(tmp_path):
@@ -48,7 +47,7 @@ def test_a_saved_dict_of_datasets_asks_for_a_split(tmp_path):
 
 @pytest.mark.parametrize("kind", ["stream", "file", "feather"])
 def test_plain_arrow_files(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr("jobs.formats.streams.READ_BYTES", 200)
+    monkeypatch.setattr("dray.jobs.inputs.formats.streams.READ_BYTES", 200)
     table = pa.table({"n": list(range(50)), "text": [f"t{n}" for n in range(50)]})
     path = tmp_path / ("a.feather" if kind == "feather" else "a.arrow")
     if kind == "feather":

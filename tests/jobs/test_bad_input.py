@@ -7,8 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-
-from jobs.cli import main
+from dray.jobs.cli import main
 
 
 @pytest.fixture

@@ -12,19 +12,18 @@ import pytest
 import soundfile
 import tiny_text
 from comparing import differences
+from dray.jobs.batch.job import run
+from dray.jobs.online.app import make_app
+from dray.jobs.verify import verify
+from dray.pipelines.batching.packing import Limits
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine.block import predict
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.errors import ConfigError
+from dray.pipelines.models.loading import load_phases, resolve_task
+from dray.pipelines.online.service import Service
+from dray.pipelines.phases.phases import Item
 from openai.types.chat import ChatCompletion
-
-from jobs.api import make_app
-from jobs.run import run
-from jobs.verify import verify
-from pipelines.batching import Limits
-from pipelines.config import parse_config
-from pipelines.engine import predict
-from pipelines.errors import ConfigError
-from pipelines.models.loading import load_phases, resolve_task
-from pipelines.phases import Item
-from pipelines.service import Service
-from pipelines.watch import Watch
 
 NAME = "served"
 

@@ -58,7 +58,7 @@ def test_submitting_to_nobody(dray):
 def test_a_cluster_that_is_not_there(models, tmp_path, capsys):
     write_texts(tmp_path / "in", builders.texts(4), 1)
     address = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "jobs.cli", "run", write_config(models, tmp_path), "--address", address]
+    command = [sys.executable, "-m", "dray.jobs.cli", "run", write_config(models, tmp_path), "--address", address]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr == f"dray: --address: no Ray cluster answers at {address}: Connection refused\n"
@@ -77,7 +77,7 @@ def test_a_job_waits_for_its_share_of_a_busy_cluster(cluster, ray_session, model
     holder = ray.remote(num_cpus=1)(Holder).remote()
     other = ray.remote(num_cpus=0.5)(Holder).remote()
     ray.get([holder.ready.remote(), other.ready.remote()])
-    command = [sys.executable, "-u", "-m", "jobs.cli", "run", write_config(models, tmp_path)]
+    command = [sys.executable, "-u", "-m", "dray.jobs.cli", "run", write_config(models, tmp_path)]
     environment = {**os.environ, "RAY_ADDRESS": cluster.address}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     assert re.fullmatch(r"waiting: other work on the cluster leaves 0\.\d+ of 2 CPUs\n", process.stdout.readline())
@@ -165,7 +165,7 @@ def test_ray_that_was_begun_ends_where_the_model_is_none(models, tmp_path):
     write_texts(tmp_path / "in", builders.texts(4), 1)
     raw = text_job(models, tmp_path, model=str(tmp_path / "in"))
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(raw))
-    done = without_cluster("-m", "jobs.cli", "run", str(tmp_path / "job.yaml"), "--address", "local")
+    done = without_cluster("-m", "dray.jobs.cli", "run", str(tmp_path / "job.yaml"), "--address", "local")
     assert done.returncode == 2
     assert done.stdout == ""
     assert re.fullmatch(r"dray: model: .* holds no config.json.*\n", done.stderr)

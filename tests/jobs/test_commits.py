@@ -6,14 +6,13 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from jobs import retry
-from jobs.commits import CHECKPOINT, PENDING, VOID, committed_keys, finished_keys, roll_back, undo
-from jobs.keys import KeySet, first_key
-from jobs.retry import attempts, failed_keys, failed_rows, release, released_keys, resume
-from jobs.rows import ERROR, KEY
-from jobs.storage import Folder
-from pipelines.config import parse_config
+from dray.jobs.batch.rows import ERROR, KEY
+from dray.jobs.keys import KeySet, first_key
+from dray.jobs.outputs import retry
+from dray.jobs.outputs.commits import CHECKPOINT, PENDING, VOID, committed_keys, finished_keys, roll_back, undo
+from dray.jobs.outputs.retry import attempts, failed_keys, failed_rows, release, released_keys, resume
+from dray.jobs.storage.folder import Folder
+from dray.pipelines.config import parse_config
 
 BASE = first_key("a.parquet")
 ONE, TWO, THREE = (f"{digit * 32}_000000" for digit in "123")
@@ -92,7 +91,7 @@ def test_taking_back_may_be_interrupted_anywhere(output, monkeypatch, dies_at):
     write(output, ONE, range(4), suffix=PENDING)
     write(output, TWO, range(4, 8))
     calls = iter(range(100))
-    monkeypatch.setattr("jobs.commits.THREADS", 1)
+    monkeypatch.setattr("dray.jobs.outputs.commits.THREADS", 1)
     delete = type(output.fs).rm_file
 
     def dying(self, path):
@@ -197,7 +196,7 @@ def test_failed_rows_of_json_lines(output):
 
 @pytest.mark.parametrize("dies_at", range(8))
 def test_starting_afresh_may_be_interrupted_anywhere(output, monkeypatch, dies_at):
-    from jobs.fingerprint import claim
+    from dray.jobs.outputs.fingerprint import claim
 
     config = parse_config({"model": "m", "input": {"path": "in"}, "output": {"path": output.url}})
     claim(output, {"model": "m"}, config, fresh=False)

@@ -4,11 +4,10 @@ import conformance
 import pytest
 from catalogue import CASES
 from comparing import differences
+from dray.pipelines.errors import ConfigError
+from dray.pipelines.phases.phases import Phases
+from dray.pipelines.tasks.table import TASKS, find_task
 from transformers.pipelines import SUPPORTED_TASKS
-
-from pipelines.errors import ConfigError
-from pipelines.phases import Phases
-from pipelines.tasks import TASKS, find_task
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -5,10 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from arrow import cell
-
-from jobs.checks import check
-from pipelines.config import parse_config
-from pipelines.errors import ModelError
+from dray.jobs.batch.preflight import check
+from dray.pipelines.config import parse_config
+from dray.pipelines.errors import ModelError
 
 
 @pytest.fixture

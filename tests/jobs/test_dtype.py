@@ -7,16 +7,15 @@ import builders
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dray.jobs.batch import dtype as precision
+from dray.jobs.batch.job import run
+from dray.jobs.batch.preflight import check
+from dray.jobs.cluster.plan import cluster_nodes, make_plan
+from dray.jobs.storage.folder import PRECISION, output_folder
+from dray.jobs.verify import verify
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine.precision import processor_has_bfloat16
 from test_job import text_job, write_texts
-
-from jobs import precision
-from jobs.checks import check
-from jobs.resources import cluster_nodes, make_plan
-from jobs.run import run
-from jobs.storage import PRECISION, output_folder
-from jobs.verify import verify
-from pipelines.config import parse_config
-from pipelines.precision import processor_has_bfloat16
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def fast(monkeypatch):
     """As on a machine with bfloat16, with a job that is long enough."""
     monkeypatch.setattr(precision, "_may_be_fast", lambda plan: True)
     decided = precision.decided
-    monkeypatch.setattr("jobs.run.decided", lambda job, plan: decided(job, dataclasses.replace(plan, tuning_s=1.0)))
+    monkeypatch.setattr("dray.jobs.batch.job.decided", lambda job, plan: decided(job, dataclasses.replace(plan, tuning_s=1.0)))
 
 
 def test_bfloat16_is_decided_once_and_kept(ray_session, models, tmp_path, fast, monkeypatch):

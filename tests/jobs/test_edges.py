@@ -9,16 +9,15 @@ import tiny_text
 import transformers
 from arrow import table_of
 from comparing import differences
+from dray.jobs.batch.preflight import _try_out
+from dray.jobs.batch.rows import ARGUMENT, ERROR, ERRORS, KEY
+from dray.jobs.batch.stages import Fused
+from dray.jobs.batch.worker import Worker
+from dray.pipelines.config import parse_config
+from dray.pipelines.errors import ModelError
+from dray.pipelines.models.loading import load_phases
+from dray.pipelines.phases.phases import Item, Phases
 from transformers import pipeline
-
-from jobs.checks import _try_out
-from jobs.operators import Fused
-from jobs.rows import ARGUMENT, ERROR, ERRORS, KEY
-from jobs.workers import Worker
-from pipelines.config import parse_config
-from pipelines.errors import ModelError
-from pipelines.models.loading import load_phases
-from pipelines.phases import Item, Phases
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -3,13 +3,12 @@
 import json
 
 import pytest
-
-from jobs.fingerprint import claim, fingerprint, public, refuse_different, without_secrets
-from jobs.sources import Columns
-from jobs.storage import output_folder
-from pipelines.config import parse_config
-from pipelines.errors import OutputError
-from pipelines.tasks import find_task
+from dray.jobs.inputs.dataset import Columns
+from dray.jobs.outputs.fingerprint import claim, fingerprint, public, refuse_different, without_secrets
+from dray.jobs.storage.folder import output_folder
+from dray.pipelines.config import parse_config
+from dray.pipelines.errors import OutputError
+from dray.pipelines.tasks.table import find_task
 
 
 def config(tmp_path, **keys):

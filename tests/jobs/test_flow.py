@@ -6,9 +6,8 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import ray
+from dray.jobs.batch.dataflow import write
 from ray.data.datasource import Datasink
-
-from jobs.flow import write
 
 PLAN = SimpleNamespace(task_cpus=0.1, disk_tasks=1)
 

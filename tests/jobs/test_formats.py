@@ -9,14 +9,13 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from dray.jobs.batch.datasource import READ_ROWS, first_rows, pieces, tables
+from dray.jobs.batch.rows import ARGUMENT, ID, KEEP, KEY, SOURCE
+from dray.jobs.inputs.formats.registry import FORMATS, format_of
+from dray.jobs.keys import KeySet, first_key
+from dray.pipelines.config import InputConfig, parse_config
+from dray.pipelines.errors import InputError
 from reading import CODECS, NONE, SPEECH, TEXT, cells, opened, packed, rows, tar, touch
-
-from jobs.formats.table import FORMATS, format_of
-from jobs.keys import KeySet, first_key
-from jobs.read import READ_ROWS, first_rows, pieces, tables
-from jobs.rows import ARGUMENT, ID, KEEP, KEY, SOURCE
-from pipelines.config import InputConfig, parse_config
-from pipelines.errors import InputError
 
 # Formats and suffixes
 
@@ -56,7 +55,7 @@ def test_lines_of_text_are_rows(tmp_path):
 
 
 def test_lines_across_blocks_come_out_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.formats.lines.BLOCK_BYTES", 7)
+    monkeypatch.setattr("dray.jobs.inputs.formats.lines.BLOCK_BYTES", 7)
     lines = ["", "ein längerer Satz mit Umlauten: äöü", "x" * 50, "", "end"]
     data = opened(packed(tmp_path / "a.txt.gz", "\r\n".join(lines).encode() + b"\r\n"))
     assert data.rows == 5
@@ -78,8 +77,8 @@ def test_text_that_is_not_utf8_is_refused(tmp_path, content):
 
 
 def test_a_line_longer_than_memory_allows_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.formats.lines.LONGEST", 100)
-    monkeypatch.setattr("jobs.formats.lines.BLOCK_BYTES", 30)
+    monkeypatch.setattr("dray.jobs.inputs.formats.lines.LONGEST", 100)
+    monkeypatch.setattr("dray.jobs.inputs.formats.lines.BLOCK_BYTES", 30)
     packed(tmp_path / "a.txt", b"water\n" + b"x" * 500)
     with pytest.raises(InputError, match=r"a\.txt .* line 2 is longer than 100 bytes"):
         opened(tmp_path / "a.txt")
@@ -214,8 +213,7 @@ def test_ids_and_keys_stay_when_files_are_added_and_finished_rows_drop_out(tmp_p
 def test_jobs_over_files_and_over_a_tar_of_them_agree(ray_session, models, tmp_path):
     import builders
     import soundfile as sf
-
-    from jobs.run import run
+    from dray.jobs.batch.job import run
 
     (tmp_path / "sounds").mkdir()
     for seed in range(3):

@@ -10,10 +10,9 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from dray.jobs.batch.rows import ARGUMENT, ID
+from dray.pipelines.errors import InputError
 from reading import SPEECH, opened, rows
-
-from jobs.rows import ARGUMENT, ID
-from pipelines.errors import InputError
 
 
 @pytest.fixture

@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 from comparing import differences
+from dray.jobs.batch.job import run
+from dray.pipelines.config import parse_config
+from dray.pipelines.errors import JobError, OutputError
 from transformers import pipeline
-
-from jobs.run import run
-from pipelines.config import parse_config
-from pipelines.errors import JobError, OutputError
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

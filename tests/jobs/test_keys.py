@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-
-from jobs.keys import KeySet, first_key, keys_between
+from dray.jobs.keys import KeySet, first_key, keys_between
 
 RANDOM = np.random.default_rng(0)
 

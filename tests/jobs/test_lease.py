@@ -6,14 +6,13 @@ import sys
 import threading
 
 import pytest
-
-from jobs import lease
-from jobs.checks import check
-from jobs.fingerprint import FINGERPRINT
-from jobs.lease import LEASE, Lease, refuse_other
-from jobs.storage import Folder
-from pipelines.config import parse_config
-from pipelines.errors import JobError, OutputError
+from dray.jobs.batch.preflight import check
+from dray.jobs.outputs import lease
+from dray.jobs.outputs.fingerprint import FINGERPRINT
+from dray.jobs.outputs.lease import LEASE, Lease, refuse_other
+from dray.jobs.storage.folder import Folder
+from dray.pipelines.config import parse_config
+from dray.pipelines.errors import JobError, OutputError
 
 
 @pytest.fixture(autouse=True)

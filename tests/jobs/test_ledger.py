@@ -8,11 +8,10 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 import ray
-
-from jobs.ledger import DEATHS, Guard, Ledger
-from jobs.rows import KEY
-from pipelines.errors import RowError
-from pipelines.watch import Watch
+from dray.jobs.batch.ledger import DEATHS, Guard, Ledger
+from dray.jobs.batch.rows import KEY
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.errors import RowError
 
 SOON_S = 20.0
 

@@ -12,14 +12,13 @@ import soundfile as sf
 import torch
 from builders import RATE, sound
 from conftest import ROOT, Cluster
+from dray.jobs.batch.job import run
+from dray.pipelines.config import JobConfig, parse_config
+from dray.pipelines.engine.block import predict
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.models.loading import load_phases
+from dray.pipelines.phases.phases import Item
 from test_job import rows_of
-
-from jobs.run import run
-from pipelines.config import JobConfig, parse_config
-from pipelines.engine import predict
-from pipelines.models.loading import load_phases
-from pipelines.phases import Item
-from pipelines.watch import Watch
 
 HOURS = 3
 MIB = 1 << 20

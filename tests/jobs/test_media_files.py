@@ -4,12 +4,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from dray.jobs.batch.datasource import READ_ROWS, RowsDatasource, first_rows, pieces, tables
+from dray.jobs.batch.rows import ARGUMENT, ID, KEEP, KEY, SOURCE
+from dray.jobs.keys import first_key
+from dray.pipelines.errors import InputError
 from reading import NONE, SPEECH, opened, packed, rows, touch
-
-from jobs.keys import first_key
-from jobs.read import READ_ROWS, RowsDatasource, first_rows, pieces, tables
-from jobs.rows import ARGUMENT, ID, KEEP, KEY, SOURCE
-from pipelines.errors import InputError
 
 
 def test_each_media_file_is_a_row(tmp_path):

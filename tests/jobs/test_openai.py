@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 import tiny_text
+from dray.jobs.online.app import make_app
+from dray.pipelines.config import parse_config
+from dray.pipelines.media import subtitles
+from dray.pipelines.online.service import Service
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, UnprocessableEntityError
 from transformers import pipeline
-
-from jobs.api import make_app
-from pipelines import subtitles
-from pipelines.config import parse_config
-from pipelines.service import Service
 
 NAME = "tests/model"
 

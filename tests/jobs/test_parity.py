@@ -8,14 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from comparing import differences
+from dray.jobs.batch.gather import Gather
+from dray.jobs.batch.rows import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE
+from dray.jobs.batch.stages import Forward, Fused, Postprocess, Preprocess
+from dray.jobs.batch.worker import Worker
+from dray.pipelines.config import parse_config
+from dray.pipelines.models.loading import load_phases
 from transformers import pipeline
-
-from jobs.gather import Gather
-from jobs.operators import Forward, Fused, Postprocess, Preprocess
-from jobs.rows import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE
-from jobs.workers import Worker
-from pipelines.config import parse_config
-from pipelines.models.loading import load_phases
 
 warnings.simplefilter("ignore")
 
@@ -79,7 +78,7 @@ def staged(worker: Worker, table: pa.Table) -> pa.Table:
 @pytest.mark.parametrize("layout", [fused, staged])
 @pytest.mark.parametrize("case", CASES)
 def test_operators_give_the_librarys_result(models, case, layout, batch, monkeypatch):
-    monkeypatch.setattr("jobs.operators.SEGMENT_PARTS", 2)  # long items become several rows
+    monkeypatch.setattr("dray.jobs.batch.stages.SEGMENT_PARTS", 2)  # long items become several rows
     task, model, parameters = CASES[case]
     folder = getattr(models, model)
     raw = {"task": task, "model": folder, "parameters": parameters, "engine": {"batch": batch}}

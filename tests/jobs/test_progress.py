@@ -1,10 +1,9 @@
 """The line that shows how a job goes on."""
 
 import pytest
-
-from jobs import progress
-from jobs.ledger import Count
-from jobs.progress import ProgressLine
+from dray.jobs.batch import progress
+from dray.jobs.batch.ledger import Count
+from dray.jobs.batch.progress import ProgressLine
 
 
 @pytest.fixture

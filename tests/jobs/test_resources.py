@@ -1,8 +1,7 @@
 import pytest
-
-from jobs.resources import Node, Work, block_rows, make_plan
-from pipelines.config import EngineConfig
-from pipelines.errors import ConfigError
+from dray.jobs.cluster.plan import Node, Work, block_rows, make_plan
+from dray.pipelines.config import EngineConfig
+from dray.pipelines.errors import ConfigError
 
 GIB = 1 << 30
 SMALL = Work(rows=10_000, row_flops=1e8, weight_bytes=4 << 20, fans_out=True)

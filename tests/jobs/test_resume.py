@@ -9,17 +9,16 @@ import pytest
 import ray
 import soundfile as sf
 from comparing import differences
+from dray.jobs.batch.datasink import Sink, Written
+from dray.jobs.batch.datasource import tables
+from dray.jobs.batch.job import run
+from dray.jobs.cli import main
+from dray.pipelines.config import parse_config
+from dray.pipelines.errors import OutputError
 from drilling import text_job
 from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
 from test_job import rows_of, write_texts
 from test_job import text_job as raw_text_job
-
-from jobs.cli import main
-from jobs.read import tables
-from jobs.run import run
-from jobs.write import Sink, Written
-from pipelines.config import parse_config
-from pipelines.errors import OutputError
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -80,7 +79,7 @@ def test_a_changed_file_is_refused_or_done_again(models, tmp_path):
 def test_other_versions_of_the_code_are_refused(models, tmp_path, monkeypatch):
     write_texts(tmp_path / "in", builders.texts(4), 1)
     run(parse_config(raw_text_job(models, tmp_path)))
-    monkeypatch.setattr("jobs.fingerprint.version", lambda name: "4.0")
+    monkeypatch.setattr("dray.jobs.outputs.fingerprint.version", lambda name: "4.0")
     with pytest.raises(OutputError, match=r"version of transformers was '5\.\S+', not '4\.0'"):
         run(parse_config(raw_text_job(models, tmp_path)))
 
@@ -169,9 +168,8 @@ def test_failed_rows_are_retried(models, tmp_path, capsys):
 def test_a_write_task_that_is_repeated_after_its_commit_leaves_what_is_there(models, tmp_path, monkeypatch):
     """Its rows may be fewer the second time, where Gather has died meanwhile with what it knew."""
     import ray
-
-    from jobs.checks import check
-    from jobs.commits import CHECKPOINT
+    from dray.jobs.batch.preflight import check
+    from dray.jobs.outputs.commits import CHECKPOINT
 
     write_texts(tmp_path / "in", builders.texts(6), 1)
     job = check(parse_config(raw_text_job(models, tmp_path)))

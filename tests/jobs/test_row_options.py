@@ -7,13 +7,12 @@ import catalogue
 import conformance
 import pytest
 from comparing import differences
+from dray.jobs.batch.rows import ARGUMENT
+from dray.jobs.batch.stages import Fused
+from dray.jobs.batch.worker import Worker
+from dray.pipelines.config import parse_config
+from dray.pipelines.models.loading import load_phases
 from transformers import pipeline
-
-from jobs.operators import Fused
-from jobs.rows import ARGUMENT
-from jobs.workers import Worker
-from pipelines.config import parse_config
-from pipelines.models.loading import load_phases
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

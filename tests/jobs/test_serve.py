@@ -13,11 +13,10 @@ import ray
 import yaml
 from comparing import differences
 from conftest import free_port
+from dray.pipelines.config import ServeConfig
+from dray.pipelines.errors import ConfigError
 from serving import Served, ask_all
 from transformers import pipeline
-
-from pipelines.config import ServeConfig
-from pipelines.errors import ConfigError
 
 TEXT = "the people who made this"
 
@@ -56,7 +55,7 @@ def test_what_cannot_be_served_is_said_in_a_sentence(models, tmp_path, sections,
     raw = {"task": "text-classification", "model": models.text_classifier, "input": {"path": "-"}, "output": {"path": "-"}}
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump({**raw, **sections}))
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "serve", str(tmp_path / "serve.yaml"), "--address", "local"],
+        [sys.executable, "-m", "dray.jobs.cli", "serve", str(tmp_path / "serve.yaml"), "--address", "local"],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 2
@@ -65,7 +64,7 @@ def test_what_cannot_be_served_is_said_in_a_sentence(models, tmp_path, sections,
 
 
 def test_a_port_that_is_taken():
-    from jobs.hosting import _refuse_taken
+    from dray.jobs.online.host import _refuse_taken
 
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -11,12 +11,11 @@ import pytest
 import soundfile
 import tiny_vision
 from comparing import differences
+from dray.jobs.batch.job import run
+from dray.jobs.online.app import make_app
+from dray.pipelines.config import parse_config
+from dray.pipelines.online.service import Service
 from starlette.testclient import TestClient
-
-from jobs.api import make_app
-from jobs.run import run
-from pipelines.config import parse_config
-from pipelines.service import Service
 
 
 def spoken(seconds: float, seed: int) -> bytes:

@@ -8,11 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from dray.jobs.batch.job import run
+from dray.jobs.storage.folder import output_folder
+from dray.pipelines.config import parse_config
 from moto.server import ThreadedMotoServer
-
-from jobs.run import run
-from jobs.storage import output_folder
-from pipelines.config import parse_config
 
 
 @pytest.fixture(scope="module")

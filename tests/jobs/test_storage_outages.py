@@ -10,12 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError
+from dray.jobs.storage.folder import Folder
+from dray.jobs.storage.s3 import StorageError, is_transient
+from dray.pipelines import transient
 from faulty import faulty_s3
 from faulty_folder import folder_behind, operations, use
-
-from jobs.retries import StorageError, is_transient
-from jobs.storage import Folder
-from pipelines import transient
 
 NAMES = {
     "slow_down": "SlowDown: Please reduce|503: Service Unavailable",

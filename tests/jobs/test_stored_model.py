@@ -8,12 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
+from dray.jobs.batch.job import run
+from dray.pipelines.config import parse_config
+from dray.pipelines.errors import OutputError
+from dray.pipelines.models.store import cache_folder, look
 from moto.server import ThreadedMotoServer
-
-from jobs.run import run
-from pipelines.config import parse_config
-from pipelines.errors import OutputError
-from pipelines.models.store import cache_folder, look
 
 
 @pytest.fixture

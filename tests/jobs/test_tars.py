@@ -3,11 +3,10 @@
 import tarfile
 
 import pytest
+from dray.jobs.batch.datasource import pieces, tables
+from dray.jobs.batch.rows import ARGUMENT, ID, KEEP
+from dray.pipelines.errors import InputError
 from reading import IMAGE, NONE, SPEECH, TEXT, cells, opened, rows, tar
-
-from jobs.read import pieces, tables
-from jobs.rows import ARGUMENT, ID, KEEP
-from pipelines.errors import InputError
 
 SAMPLES = {
     "train/000.jpg": b"\xff\xd8jpg0", "train/000.json": b'{"n": 0}', "train/000.seg.png": b"png0",
@@ -76,8 +75,8 @@ def test_a_member_twice_and_a_cut_tar_are_refused(tmp_path):
 
 
 def test_large_samples_make_several_tables(tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.formats.tars.READ_BYTES", 10_000)
-    monkeypatch.setattr("jobs.read.READ_BYTES", 10_000)
+    monkeypatch.setattr("dray.jobs.inputs.formats.tars.READ_BYTES", 10_000)
+    monkeypatch.setattr("dray.jobs.batch.datasource.READ_BYTES", 10_000)
     data = opened(tar(tmp_path / "a.tar", {f"{n}.wav": bytes(3000) for n in range(20)}), SPEECH)
     read = list(tables(data.filesystem, pieces(data, NONE), data.columns, NONE))
     assert sum(table.num_rows for table in read) == 20

@@ -3,15 +3,14 @@
 import builders
 import drilling
 import pytest
+from dray.jobs.batch.job import run
+from dray.jobs.tune import Crew, Found, chosen, tune
+from dray.pipelines.batching.packing import Limits
+from dray.pipelines.batching.tuning import Bucket, Trial
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine.tuning_cache import Subject, recall, recall_threads
+from dray.pipelines.errors import JobError
 from test_job import rows_of, write_texts
-
-from jobs.run import run
-from jobs.tune import Crew, Found, chosen, tune
-from pipelines.batching import Limits
-from pipelines.config import parse_config
-from pipelines.errors import JobError
-from pipelines.tuned import Subject, recall, recall_threads
-from pipelines.tuning import Bucket, Trial
 
 SUBJECT = Subject("abc", "text-classification", "float32", "cpu EPYC", 2, "2.13")
 
@@ -61,7 +60,7 @@ def test_what_is_found_is_used(ray_session, tmp_path):
 
 @pytest.mark.slow
 def test_a_model_that_refuses_every_row_is_told(ray_session, tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.tune.CREW_SECONDS", 0.2)
+    monkeypatch.setattr("dray.jobs.tune.CREW_SECONDS", 0.2)
     model = drilling.trouble_model(tmp_path / "model", fitting=0)
     write_texts(tmp_path / "in", builders.texts(20), 1)
     raw = {

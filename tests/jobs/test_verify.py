@@ -15,15 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from dray.jobs.batch.job import run
+from dray.jobs.cli import main
+from dray.jobs.outputs.commits import PENDING, VOID, task_of
+from dray.jobs.outputs.retry import BEGUN, release
+from dray.jobs.storage.folder import Folder
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine.compare import compare
 from PIL import Image
-
-from jobs.cli import main
-from jobs.commits import PENDING, VOID, task_of
-from jobs.retry import BEGUN, release
-from jobs.run import run
-from jobs.storage import Folder
-from pipelines.agreement import compare
-from pipelines.config import parse_config
 
 ROWS, FAILED = 60, 3
 

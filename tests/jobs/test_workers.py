@@ -4,9 +4,9 @@ import math
 import time
 from types import SimpleNamespace
 
-from jobs import workers
-from jobs.workers import Stopwatch, learn
-from pipelines.lanes import Lanes
+from dray.jobs.batch import worker as workers
+from dray.jobs.batch.worker import Stopwatch, learn
+from dray.pipelines.engine.model_threads import Lanes
 
 
 def test_waiting_is_what_lanes_do_not_run(monkeypatch):

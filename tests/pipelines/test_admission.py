@@ -6,9 +6,8 @@ import http.server
 import threading
 
 import pytest
-
-from pipelines.admission import Admission
-from pipelines.errors import RequestError
+from dray.pipelines.errors import RequestError
+from dray.pipelines.media.admission import Admission
 
 HELLO = b"RIFF....WAVE"
 

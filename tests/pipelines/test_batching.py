@@ -2,9 +2,8 @@ import itertools
 
 import numpy as np
 import pytest
-
-from pipelines.batching import Limits, Part, bisect, pack, ripe
-from pipelines.padding import Sharing
+from dray.pipelines.batching.packing import Limits, Part, bisect, pack, ripe
+from dray.pipelines.batching.padding import Sharing
 
 
 def parts(costs, group=None):

@@ -3,12 +3,11 @@
 import threading
 import time
 
+from dray.pipelines.batching.packing import Limits
+from dray.pipelines.engine.block import predict
+from dray.pipelines.engine.model_threads import Lanes
 from test_engine import Doubling, item_of
 from test_lanes import WATCH
-
-from pipelines.batching import Limits
-from pipelines.engine import predict
-from pipelines.lanes import Lanes
 
 
 def test_one_lane_apart_is_always_the_same_thread():

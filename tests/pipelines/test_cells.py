@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
+from dray.pipelines.errors import RowError
+from dray.pipelines.media import fetch
+from dray.pipelines.media import values as cells
+from dray.pipelines.media.values import Source
 from PIL import Image
-
-from pipelines import cells, fetch
-from pipelines.cells import Source
-from pipelines.errors import RowError
 
 SOURCE = Source()
 PIXELS = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)

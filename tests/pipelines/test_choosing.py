@@ -6,13 +6,12 @@ import tiny_audio
 import tiny_text
 import tiny_vision
 import transformers
+from dray.pipelines.config import parse_config
+from dray.pipelines.errors import ConfigError
+from dray.pipelines.models import choosing
+from dray.pipelines.models.choosing import by_architecture, named_model
+from dray.pipelines.models.loading import resolve_task
 from transformers.pipelines import SUPPORTED_TASKS
-
-from pipelines.config import parse_config
-from pipelines.errors import ConfigError
-from pipelines.models import choosing
-from pipelines.models.choosing import by_architecture, named_model
-from pipelines.models.loading import resolve_task
 
 HUB = "somebody/model"
 

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
+from dray.pipelines.media.chunking import Window, chunks, spans
 from transformers.pipelines.automatic_speech_recognition import chunk_iter
-
-from pipelines.chunking import Window, chunks, spans
 
 
 class Recorder:

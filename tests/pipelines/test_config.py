@@ -1,10 +1,9 @@
 import pytest
 from conftest import ROOT
+from dray.pipelines.config import describe, load_config
+from dray.pipelines.errors import ConfigError
+from dray.pipelines.tasks.table import find_task
 from pydantic import ValidationError
-
-from pipelines.config import describe, load_config
-from pipelines.errors import ConfigError
-from pipelines.tasks import find_task
 
 FULL = """
 task: automatic-speech-recognition

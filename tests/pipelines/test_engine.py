@@ -5,13 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
-from pipelines.batching import Limits, Part
-from pipelines.codec import decode, encode
-from pipelines.engine import WINDOW, _Pending, _windows, predict
-from pipelines.errors import RowError
-from pipelines.phases import Item as Item
-from pipelines.watch import Watch
+from dray.pipelines.batching.packing import Limits, Part
+from dray.pipelines.engine.block import WINDOW, _Pending, _windows, predict
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.errors import RowError
+from dray.pipelines.phases.phases import Item as Item
+from dray.pipelines.tasks.arrow import decode, encode
 
 
 def item_of(numbers, options=None):

@@ -15,17 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from arrow import table_of
+from dray.jobs.batch.rows import ARGUMENT, error_array, errors, row_options
+from dray.jobs.batch.rows import items as items_of
+from dray.pipelines.config import parse_config
+from dray.pipelines.errors import MESSAGE_CHARACTERS, RowError
+from dray.pipelines.media import audio as media
+from dray.pipelines.media import values as cells
+from dray.pipelines.media.values import Source
+from dray.pipelines.models.loading import load_phases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-
-from jobs.rows import ARGUMENT, error_array, errors, row_options
-from jobs.rows import items as items_of
-from pipelines import cells, media
-from pipelines.cells import Source
-from pipelines.config import parse_config
-from pipelines.errors import MESSAGE_CHARACTERS, RowError
-from pipelines.models.loading import load_phases
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -40,7 +40,7 @@ def fuzzer(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr("pipelines.fetch.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("dray.pipelines.media.fetch.FIRST_PAUSE", 0.01)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))

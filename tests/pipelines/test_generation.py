@@ -7,13 +7,12 @@ import pytest
 import tiny_text
 import torch
 import transformers
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine.block import predict
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.models.loading import load_phases
+from dray.pipelines.phases.phases import Item
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-from pipelines.config import parse_config
-from pipelines.engine import predict
-from pipelines.models.loading import load_phases
-from pipelines.phases import Item
-from pipelines.watch import Watch
 
 PROMPTS = [*builders.texts(7, seed=21, median=9.0), "who", "who"]
 

@@ -14,20 +14,19 @@ import soundfile
 import tiny_text
 import tiny_vision
 from comparing import differences
+from dray.pipelines.batching.packing import Limits
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine.block import predict
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.errors import RequestError
+from dray.pipelines.media.admission import Admission
+from dray.pipelines.models.loading import load_phases
+from dray.pipelines.protocols import huggingface
+from dray.pipelines.protocols.parameters import allowed
+from dray.pipelines.tasks.table import TASKS
 from huggingface_hub import InferenceClient
 from PIL import Image
 from transformers import pipeline
-
-from pipelines.admission import Admission
-from pipelines.batching import Limits
-from pipelines.config import parse_config
-from pipelines.engine import predict
-from pipelines.errors import RequestError
-from pipelines.models.loading import load_phases
-from pipelines.protocols import huggingface
-from pipelines.protocols.parameters import allowed
-from pipelines.tasks import TASKS
-from pipelines.watch import Watch
 
 PEOPLE = {"name": ["people", "water"], "age": ["12", "7"]}
 LABELS = ["water", "time", "people"]

@@ -7,17 +7,16 @@ import builders
 import pytest
 import tiny_text
 import torch
+from dray.pipelines.batching.packing import Limits, Part, pack
+from dray.pipelines.batching.padding import Sharing
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine.block import predict
+from dray.pipelines.engine.forward import divided, forward_parts
+from dray.pipelines.engine.model_threads import MOST, Lanes
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.models.loading import load_phases
+from dray.pipelines.phases.phases import Item
 from test_engine import Doubling, item_of
-
-from pipelines.batching import Limits, Part, pack
-from pipelines.config import parse_config
-from pipelines.engine import predict
-from pipelines.forward import divided, forward_parts
-from pipelines.lanes import MOST, Lanes
-from pipelines.models.loading import load_phases
-from pipelines.padding import Sharing
-from pipelines.phases import Item
-from pipelines.watch import Watch
 
 WATCH = Watch(60)
 PLACES = {"input": {"path": "-"}, "output": {"path": "-"}}

@@ -9,14 +9,13 @@ import pytest
 import tiny_text
 import torch
 import transformers
-
-from pipelines.config import parse_config
-from pipelines.engine import predict
-from pipelines.errors import ConfigError, ModelError
-from pipelines.models.loading import load_phases, model_identity, pinned, resolve_task
-from pipelines.models.model_kwargs import sort_kwargs
-from pipelines.phases import Item, Phases
-from pipelines.watch import Watch
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine.block import predict
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.errors import ConfigError, ModelError
+from dray.pipelines.models.loading import load_phases, model_identity, pinned, resolve_task
+from dray.pipelines.models.model_kwargs import sort_kwargs
+from dray.pipelines.phases.phases import Item, Phases
 
 TEXTS = [Item({"text": text}, key=seed) for seed, text in enumerate(builders.texts(6, 3, 8.0, 0.6, 30))]
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "return_full_text": False}

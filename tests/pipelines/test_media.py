@@ -9,9 +9,8 @@ import soundfile as sf
 import soxr
 from builders import RATE, sound
 from conftest import ROOT
-
-from pipelines import media
-from pipelines.cells import Source
+from dray.pipelines.media import audio as media
+from dray.pipelines.media.values import Source
 
 SHARED = ROOT.parent / "shared" / "media"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real media is not here")

@@ -8,16 +8,15 @@ from types import SimpleNamespace
 import builders
 import pytest
 from comparing import differences
-
-from pipelines import online
-from pipelines.batching import Limits, Part
-from pipelines.config import parse_config
-from pipelines.engine import predict
-from pipelines.errors import BusyError, RowError
-from pipelines.models.loading import load_phases
-from pipelines.online import AHEAD_BUDGETS, Batcher
-from pipelines.phases import Item
-from pipelines.watch import Watch
+from dray.pipelines.batching.packing import Limits, Part
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine.block import predict
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.errors import BusyError, RowError
+from dray.pipelines.models.loading import load_phases
+from dray.pipelines.online import batcher as online
+from dray.pipelines.online.batcher import AHEAD_BUDGETS, Batcher
+from dray.pipelines.phases.phases import Item
 
 SOON = 20.0  # seconds that nothing here takes
 

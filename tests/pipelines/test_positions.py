@@ -4,13 +4,12 @@ import builders
 import pytest
 import tiny_text
 import transformers
-
-from pipelines.batching import Limits
-from pipelines.config import parse_config
-from pipelines.engine import predict
-from pipelines.models.loading import load_phases
-from pipelines.phases import Item
-from pipelines.watch import Watch
+from dray.pipelines.batching.packing import Limits
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine.block import predict
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.models.loading import load_phases
+from dray.pipelines.phases.phases import Item
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 

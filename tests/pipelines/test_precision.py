@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import torch
-
-from pipelines import precision
-from pipelines.config import parse_config
-from pipelines.engine import Outcome
-from pipelines.errors import RowError
-from pipelines.models.loading import load_phases
-from pipelines.phases import Item
-from pipelines.precision import choose, difference
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine import precision
+from dray.pipelines.engine.block import Outcome
+from dray.pipelines.engine.precision import choose, difference
+from dray.pipelines.errors import RowError
+from dray.pipelines.models.loading import load_phases
+from dray.pipelines.phases.phases import Item
 
 ITEMS = [Item({"text": text}) for text in ("water", "the water of the people", "a long way down", "who made it")]
 VECTOR = [float(value) for value in np.random.default_rng(0).standard_normal(64)]

@@ -5,14 +5,13 @@ import threading
 import builders
 import pytest
 import torch
-
-from pipelines.batching import Limits, Part
-from pipelines.config import parse_config
-from pipelines.engine import predict
-from pipelines.models.loading import load_phases
-from pipelines.phases import Item, Phases
-from pipelines.staging import Staging
-from pipelines.watch import Watch
+from dray.pipelines.batching.packing import Limits, Part
+from dray.pipelines.batching.staging import Staging
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine.block import predict
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.models.loading import load_phases
+from dray.pipelines.phases.phases import Item, Phases
 
 CPU = torch.device("cpu")
 

@@ -12,16 +12,15 @@ import builders
 import pytest
 import s3fs
 from conftest import ROOT
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine.block import predict
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.errors import ConfigError, ModelError
+from dray.pipelines.models import store
+from dray.pipelines.models.loading import load_phases, model_identity, pinned, resolve_task
+from dray.pipelines.models.store import fetch, look, needed
+from dray.pipelines.phases.phases import Item
 from moto.server import ThreadedMotoServer
-
-from pipelines.config import parse_config
-from pipelines.engine import predict
-from pipelines.errors import ConfigError, ModelError
-from pipelines.models import store
-from pipelines.models.loading import load_phases, model_identity, pinned, resolve_task
-from pipelines.models.store import fetch, look, needed
-from pipelines.phases import Item
-from pipelines.watch import Watch
 
 URL = "s3://models/team/classifier"
 

@@ -6,14 +6,13 @@ import builders
 import pytest
 import tiny_text
 import tiny_vision
-
-from pipelines.batching import Limits
-from pipelines.config import parse_config
-from pipelines.engine import predict
-from pipelines.models.loading import load_phases
-from pipelines.phases import Item
-from pipelines.streaming import Listener
-from pipelines.watch import Watch
+from dray.pipelines.batching.packing import Limits
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine.block import predict
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.generation.streaming import Listener
+from dray.pipelines.models.loading import load_phases
+from dray.pipelines.phases.phases import Item
 
 OPTIONS = {"max_new_tokens": 12, "return_full_text": False, "do_sample": False}
 

@@ -1,4 +1,4 @@
-from pipelines.subtitles import cues, render
+from dray.pipelines.media.subtitles import cues, render
 
 
 def words(*timed):

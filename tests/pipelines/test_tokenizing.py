@@ -5,9 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import builders
 import pytest
+from dray.pipelines.phases.phases import Item
 from test_lanes import load
-
-from pipelines.phases import Item
 
 ROUNDS = 20
 

@@ -8,14 +8,13 @@ from pathlib import Path
 import builders
 import pytest
 import transformers
-
-from pipelines.config import parse_config
-from pipelines.engine import predict
-from pipelines.errors import ModelError
-from pipelines.models import loading
-from pipelines.models.loading import load_phases, model_identity, resolve_task
-from pipelines.phases import Item
-from pipelines.watch import Watch
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine.block import predict
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.errors import ModelError
+from dray.pipelines.models import loading
+from dray.pipelines.models.loading import load_phases, model_identity, resolve_task
+from dray.pipelines.phases.phases import Item
 
 CONFIGURATION = """
 from transformers import BertConfig

@@ -5,15 +5,14 @@ from types import SimpleNamespace
 import builders
 import pytest
 import torch
-
-from pipelines import tuned
-from pipelines.batching import pack
-from pipelines.config import parse_config
-from pipelines.engine import predict, sample_parts
-from pipelines.models.loading import load_phases
-from pipelines.phases import Item
-from pipelines.tuned import Subject, Tuner, recall, recall_threads, remember_threads
-from pipelines.watch import Watch
+from dray.pipelines.batching.packing import pack
+from dray.pipelines.config import parse_config
+from dray.pipelines.engine import tuning_cache as tuned
+from dray.pipelines.engine.block import predict, sample_parts
+from dray.pipelines.engine.tuning_cache import Subject, Tuner, recall, recall_threads, remember_threads
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.models.loading import load_phases
+from dray.pipelines.phases.phases import Item
 
 TEXTS = builders.texts(150, sigma=1.0)
 ITEMS = [Item({"text": text}, key=index) for index, text in enumerate(TEXTS)]

@@ -3,10 +3,9 @@
 import math
 
 import pytest
-
-from pipelines import tuning
-from pipelines.batching import Limits, Part
-from pipelines.padding import Sharing
+from dray.pipelines.batching import tuning
+from dray.pipelines.batching.packing import Limits, Part
+from dray.pipelines.batching.padding import Sharing
 
 
 def parts(*costs: int) -> list[Part]:

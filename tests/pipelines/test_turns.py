@@ -1,10 +1,9 @@
 """The order in which parts of many requests run."""
 
 import pytest
-
-from pipelines.batching import Limits, Part
-from pipelines.padding import Sharing
-from pipelines.turns import Turns, Waiting, choose
+from dray.pipelines.batching.packing import Limits, Part
+from dray.pipelines.batching.padding import Sharing
+from dray.pipelines.online.scheduler import Turns, Waiting, choose
 
 
 def turns_of(*spaces, limits=None, last=0):

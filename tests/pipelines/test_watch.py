@@ -6,8 +6,7 @@ import time
 
 import pytest
 from conftest import ROOT
-
-from pipelines.watch import Watch
+from dray.pipelines.engine.watchdog import Watch
 
 PROCESS = """
 import ctypes, sys, threading, time

@@ -1,0 +1,190 @@
+"""The sink: finished rows as files under data/status=ok and data/status=failed, and subtitles beside them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import math
+import posixpath
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+from dray.jobs.batch.rows import ERROR, ERRORS, ID, KEEP, KEY, POSITION, PREDICTION, SOURCE
+from dray.jobs.outputs.commits import DATA, is_committed, task_of
+from dray.jobs.outputs.lease import refuse_other
+from dray.jobs.storage.folder import Folder
+from dray.pipelines.config import OutputConfig
+from dray.pipelines.media import subtitles
+from dray.pipelines.meter import LARGEST, SMALLEST, Meter
+from pyarrow.fs import FileType
+from ray.data.block import Block, BlockAccessor
+from ray.data.datasource import BlockBasedFileDatasink, WriteResult
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+    from ray.data._internal.execution.interfaces import TaskContext
+
+COUNTED_BYTES = 16 << 20  # read at a time
+WRITE_UUID = "write_uuid"  # Ray's name for the write's identity in a task's arguments
+
+
+@dataclass
+class Written:
+    """What write tasks have written, as Ray counted it: exactly once per task that succeeded. And the workers that died."""
+
+    ok: int = 0
+    failed: int = 0
+    deaths: int = 0
+    write_s: float = 0.0
+    meter: Meter = field(default_factory=Meter)
+
+    def add(self, other: Written) -> None:
+        """Adds each figure."""
+        self.ok, self.failed = self.ok + other.ok, self.failed + other.failed
+        self.deaths += other.deaths
+        self.write_s += other.write_s
+        self.meter.add(other.meter)
+
+
+class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
+    """Writes a block as one file per status. A file's name depends on its task alone, so a repeated task overwrites."""
+
+    def __init__(
+        self, output: Folder, config: OutputConfig, ledger: ActorHandle, run: str, tried: ray.ObjectRef | None = None
+    ) -> None:
+        """`run` holds the lease of `output`; `tried` is how often failed rows were tried by earlier runs, by key."""
+        data = output / DATA
+        super().__init__(data.path, filesystem=output.arrow(), file_format=config.format, try_create_dir=data.is_local)
+        self.is_local = data.is_local
+        self._output, self._config, self._ledger = output, config, ledger
+        self._run, self._tried = run, tried
+        self.written = Written()
+
+    def write(self, blocks: Iterable[Block], ctx: TaskContext) -> Written:
+        """Writes the blocks of one task; runs in a worker."""
+        started = time.perf_counter()
+        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
+        tables = [table for table in tables if table.num_rows]
+        if not tables:
+            return Written()
+        table = pa.concat_tables(tables)
+        name = self.filename_provider.get_filename_for_task(ctx.kwargs[WRITE_UUID], ctx.task_idx)
+        refuse_other(self._output, self._run)
+        if is_committed(self._output, task_of(name)):
+            # An earlier attempt of this task, whose answer was lost. It may have had other rows than this one: what is
+            # committed stays.
+            ok, failed = self._count("ok", name), self._count("failed", name)
+        else:
+            ok, failed = self._write(name, table)
+        self._ledger.written.remote(name, ok, failed)
+        return Written(ok, failed, write_s=time.perf_counter() - started, meter=_sum(table["meter"]))
+
+    def _write(self, name: str, table: pa.Table) -> tuple[int, int]:
+        is_failed = pc.is_valid(table[ERRORS])
+        ok, failed = table.filter(pc.invert(is_failed)), table.filter(is_failed)
+        self._write_subtitles(ok)
+        self._write_file("ok", name, ok, {PREDICTION: ok[PREDICTION]})
+        position = pc.if_else(pc.greater_equal(failed[POSITION], 0), failed[POSITION], None)
+        self._write_file("failed", name, failed, {POSITION: position, ERRORS: self._with_attempts(failed)})
+        refuse_other(self._output, self._run)
+        return ok.num_rows, failed.num_rows
+
+    def _with_attempts(self, failed: pa.Table) -> pa.Array:
+        """Errors whose attempts are those of all runs."""
+        if not failed.num_rows or self._tried is None:
+            return failed[ERRORS]
+        tried: dict[int, int] = ray.get(self._tried)
+        rows = zip(failed[KEY].to_pylist(), failed[ERRORS].to_pylist(), strict=True)
+        return pa.array([{**error, "attempts": error["attempts"] + tried.get(key, 0)} for key, error in rows], ERROR)
+
+    def _count(self, status: str, name: str) -> int:
+        path = posixpath.join(self.path, f"status={status}", name)
+        if self.filesystem.get_file_info(path).type == FileType.NotFound:
+            return 0
+        return count_rows(path, self.filesystem)
+
+    def on_write_complete(self, write_result: WriteResult[Written]) -> None:
+        """Adds up what the tasks have written; runs in the driver."""
+        for written in write_result.write_returns:
+            if written is not None:
+                self.written.add(written)
+
+    def _write_file(self, status: str, name: str, rows: pa.Table, results: Mapping[str, pa.Array]) -> None:
+        folder = posixpath.join(self.path, f"status={status}")
+        if not rows.num_rows:
+            # An earlier attempt of this task may have had some.
+            with contextlib.suppress(FileNotFoundError):
+                self.filesystem.delete_file(posixpath.join(folder, name))
+            return
+        columns = {ID: rows[ID], SOURCE: rows[SOURCE]}
+        columns |= {column.removeprefix(KEEP): rows[column] for column in rows.column_names if column.startswith(KEEP)}
+        content = self._encoded(pa.table({**columns, **results}))
+        if not self.is_local:
+            with self.filesystem.open_output_stream(posixpath.join(folder, name)) as file:
+                file.write(content)
+            return
+        # On disk a file appears as a whole or not at all: who reads the results meanwhile finds no half of one.
+        self.filesystem.create_dir(folder, recursive=True)
+        hidden = posixpath.join(folder, f".{name}.part")
+        with self.filesystem.open_output_stream(hidden) as file:
+            file.write(content)
+        self.filesystem.move(hidden, posixpath.join(folder, name))
+
+    def _encoded(self, table: pa.Table) -> bytes | pa.Buffer:
+        if self._config.format == "parquet":
+            buffer = pa.BufferOutputStream()
+            pq.write_table(table, buffer)
+            return buffer.getvalue()
+        lines = [json.dumps(as_json(row), ensure_ascii=False, default=str, allow_nan=False) for row in table.to_pylist()]
+        return "".join(line + "\n" for line in lines).encode()
+
+    def _write_subtitles(self, rows: pa.Table) -> None:
+        if not self._config.subtitles:
+            return
+        for row_id, prediction in zip(rows[ID].to_pylist(), rows[PREDICTION].to_pylist(), strict=True):
+            for kind in self._config.subtitles:
+                content = subtitles.render(prediction["chunks"] or (), kind)
+                self._output.write(f"subtitles/{file_name(row_id)}.{kind}", content)
+
+
+def count_rows(path: str, filesystem: pa.fs.FileSystem) -> int:
+    """Rows of a file that this sink has written."""
+    with filesystem.open_input_file(path) as file:
+        if path.endswith(".parquet"):
+            return int(pq.ParquetFile(file).metadata.num_rows)
+        count = 0
+        while block := file.read(COUNTED_BYTES):
+            count += block.count(b"\n")
+    return count
+
+
+def file_name(row_id: object) -> str:
+    """A row's id as a file name: what file systems do not take becomes an underscore."""
+    return re.sub(r"[^\w.=@+-]+", "_", str(row_id)).strip("._") or "_"
+
+
+def as_json(value: object) -> object:
+    """A value as JSON has it: bytes in base64, numbers that are not finite as null."""
+    if isinstance(value, dict):
+        return {key: as_json(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [as_json(inner) for inner in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _sum(meters: pa.ChunkedArray) -> Meter:
+    """As Meter.add, for a whole column."""
+    flat = pa.concat_arrays(meters.chunks) if meters.num_chunks else pa.array([], meters.type)
+    join = dict.fromkeys(LARGEST, pc.max) | dict.fromkeys(SMALLEST, pc.min)
+    sums = {item.name: join.get(item.name, pc.sum)(flat.field(item.name)).as_py() for item in flat.type}
+    return Meter(**{name: value for name, value in sums.items() if value is not None})

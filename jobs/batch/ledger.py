@@ -1,0 +1,200 @@
+"""What a running job's workers have done and are doing: one actor that counts written rows and remembers dead workers.
+
+A worker that dies in the middle of a block leaves the block begun and not ended. Ray gives the block to another worker, which
+then does row by row and says which row before it begins: the row that is again there when the worker dies is found out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import ray
+from dray.jobs.batch.rows import KEY
+from dray.pipelines.engine.watchdog import Watch, Work
+from dray.pipelines.errors import RowError
+from dray.pipelines.phases.phases import Item
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+DEATHS = 2  # of workers that were working on one row and no other: the row is to blame
+REACH_S = 10.0  # for which a worker tries to reach the ledger
+
+
+@dataclass(frozen=True)
+class Count:
+    """Rows written so far in this run, and workers that have died of a row."""
+
+    ok: int = 0
+    failed: int = 0
+    deaths: int = 0
+
+    @property
+    def done(self) -> int:
+        """Written, well or not."""
+        return self.ok + self.failed
+
+
+@dataclass
+class _Block:
+    """Work that was begun, by `worker`. `alone`: the row that is being done by itself, and the stage."""
+
+    worker: str = ""
+    deaths: int = 0
+    alone: tuple[int, str] | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of a block that is about to be done.
+
+    Attributes:
+        deaths: workers that died while they did it.
+        blamed: rows that are not to be done, and their errors, by key.
+    """
+
+    deaths: int = 0
+    blamed: Mapping[int, RowError] = field(default_factory=dict)
+
+    def of(self, item: Item | RowError) -> Item | RowError:
+        """The item, or why it is not to be done."""
+        return self.blamed.get(item.key, item) if isinstance(item, Item) else item
+
+
+@ray.remote(num_cpus=0, max_restarts=-1)
+class Ledger:
+    """Adds up what the write tasks report, and keeps track of blocks. It forgets if its node dies, which does no harm."""
+
+    def __init__(self) -> None:
+        self._written: dict[str, Count] = {}
+        self._ok = self._failed = 0
+        self._dead: set[str] = set()  # workers
+        self._blocks: dict[str, _Block] = {}
+        self._alone: Counter[int] = Counter()
+        self._blamed: dict[int, RowError] = {}
+
+    def written(self, task: str, ok: int, failed: int) -> None:
+        """Rows of one write task; one that Ray repeats counts once."""
+        earlier = self._written.get(task, Count())
+        self._written[task] = Count(ok, failed)
+        self._ok += ok - earlier.ok
+        self._failed += failed - earlier.failed
+
+    def count(self) -> Count:
+        """The sums."""
+        return Count(self._ok, self._failed, len(self._dead))
+
+    def begin(self, block: str, worker: str) -> Verdict:
+        """This worker is about to do a block."""
+        if block not in self._blocks:
+            self._blocks[block] = _Block(worker)
+            return Verdict()
+        known = self._blocks[block]
+        known.deaths += 1
+        self._dead.add(known.worker)
+        known.worker = worker
+        if known.alone is not None:
+            key, stage = known.alone
+            known.alone = None
+            self._alone[key] += 1
+            if self._alone[key] >= DEATHS:
+                self._blamed.setdefault(key, _died(stage, self._tries(known, key)))
+        return Verdict(known.deaths, dict(self._blamed))
+
+    def alone(self, block: str, key: int, stage: str) -> None:
+        """A worker is about to do one row of the block by itself."""
+        self._blocks.setdefault(block, _Block()).alone = key, stage
+
+    def blame(self, block: str, key: int, error: RowError) -> None:
+        """A worker is about to end because of this row, and knows why."""
+        tries = self._tries(self._blocks.get(block, _Block()), key) + 1
+        self._blamed[key] = RowError(error.stage, error.kind, str(error), tries)
+
+    def _tries(self, block: _Block, key: int) -> int:
+        """How often a row was tried that a worker has died of: with its block, and alone."""
+        return min(block.deaths, 1) + self._alone[key]
+
+    def end(self, block: str) -> None:
+        """The block is done."""
+        self._blocks.pop(block, None)
+
+
+def _died(stage: str, deaths: int) -> RowError:
+    message = "the worker dies whenever it does this row: a crash in native code, or more memory than there is"
+    return RowError(stage, "WorkerDied", message, deaths)
+
+
+class Guard:
+    """A worker's side of the ledger. Blocks may be done side by side; one that a worker has died of is done alone."""
+
+    def __init__(self, ledger: ActorHandle | None, watch: Watch, operator: str) -> None:
+        """Without a `ledger` nothing is known and nobody is told."""
+        self._ledger, self._watch, self._operator = ledger, watch, operator
+        self._worker = uuid.uuid4().hex
+        self._keys: dict[str, frozenset[int]] = {}  # of the blocks that are being done
+        self._changed, self._alone = threading.Condition(), ""  # the block that is being done alone
+        if ledger is not None:
+            watch.start(self._last)
+
+    @contextlib.contextmanager
+    def block(self, table: pa.Table) -> Iterator[Verdict]:
+        """These rows are being done. Where a worker has died of them, by nobody else meanwhile, and each work is announced."""
+        if self._ledger is None:
+            yield Verdict()
+            return
+        block, keys = _name(self._operator, table), frozenset(table[KEY].to_pylist())
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._keys[block] = keys
+        try:
+            verdict = Verdict()
+            with contextlib.suppress(RayError):  # it is being restarted, and this block goes unnoticed
+                verdict = ray.get(self._ledger.begin.remote(block, self._worker), timeout=REACH_S)
+            if verdict.deaths:
+                self._part(block, keys)
+            yield verdict
+            self._ledger.end.remote(block)
+        finally:
+            with self._changed:
+                if self._alone == block:
+                    self._alone, self._watch.before = "", None
+                self._keys.pop(block, None)
+                self._changed.notify_all()
+
+    def _part(self, block: str, keys: frozenset[int]) -> None:
+        """Waits until no other block is being done; until this one has ended none is begun."""
+        with self._changed:
+            del self._keys[block]
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not (self._alone or self._keys))
+            self._alone, self._keys[block] = block, keys
+            self._watch.before = functools.partial(self._announce, block)
+
+    def _announce(self, block: str, work: Work) -> None:
+        assert self._ledger is not None
+        (key,) = set(work.keys)
+        with contextlib.suppress(RayError):
+            ray.get(self._ledger.alone.remote(block, key, work.stage), timeout=REACH_S)
+
+    def _last(self, work: Work, error: RowError) -> None:
+        assert self._ledger is not None
+        key = work.keys[0]
+        block = next((block for block, keys in list(self._keys.items()) if key in keys), "")
+        if len(set(work.keys)) == 1:
+            ray.get(self._ledger.blame.remote(block, key, error), timeout=REACH_S)
+
+
+def _name(operator: str, table: pa.Table) -> str:
+    """The same for the same rows in the same operator."""
+    digest = hashlib.blake2b(operator.encode(), digest_size=16)
+    for column in (KEY, "segment"):
+        if column in table.column_names:
+            digest.update(repr(table[column].to_pylist()).encode())
+    return digest.hexdigest()

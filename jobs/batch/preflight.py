@@ -1,0 +1,216 @@
+"""Everything that can be checked before a worker starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from dray.jobs.batch.datasource import Piece, first_rows, pieces
+from dray.jobs.batch.rows import ARGUMENT, items
+from dray.jobs.cluster.plan import THREADS, Work
+from dray.jobs.inputs.dataset import Input, open_input
+from dray.jobs.inputs.formats.registry import FORMATS
+from dray.jobs.inputs.inventory import write_inventory
+from dray.jobs.keys import KeySet
+from dray.jobs.outputs.fingerprint import claim, fingerprint, refuse_different
+from dray.jobs.outputs.finished import Books, known_files, open_books
+from dray.jobs.outputs.lease import Lease
+from dray.jobs.outputs.retry import failed_rows
+from dray.jobs.storage.folder import Folder, output_folder
+from dray.pipelines.config import JobConfig
+from dray.pipelines.engine.tuning_cache import recall_threads
+from dray.pipelines.errors import ConfigError, ModelError, OutputError, RowError, first_line
+from dray.pipelines.internals.linear import speed
+from dray.pipelines.media import values as cells
+from dray.pipelines.models.loading import load_phases, model_identity, pinned, resolve_task
+from dray.pipelines.tasks import table as tasks
+
+if TYPE_CHECKING:
+    from dray.pipelines.phases.phases import Item, Phases
+
+
+SAMPLE = 16  # rows looked at before the job starts
+MODEL_SHARE = 0.5  # of the speed at which this machine multiplies matrices, that models reach on workers: a guess
+GENERATED_TOKENS = 128  # that a row is guessed to ask for
+
+
+@dataclass(frozen=True)
+class Job:
+    """A config that has been checked completely: its model loads, its input is there, its output is ours.
+
+    Attributes:
+        finished: the rows that are not to be done.
+        earlier: how many rows earlier runs have finished.
+        failed_earlier: how many of these have failed.
+        identity: of the model: its commit, or a hash of its files.
+        is_float32: whether the model's weights would be loaded in float32.
+        lease: None of a job that is only looked at.
+    """
+
+    config: JobConfig
+    data: Input
+    output: Folder
+    finished: KeySet
+    left: list[Piece]
+    earlier: int
+    failed_earlier: int
+    work: Work
+    schema: pa.DataType
+    identity: str
+    is_float32: bool
+    lease: Lease | None
+
+    @property
+    def rows_left(self) -> int:
+        """Rows to be done."""
+        return self.work.rows
+
+
+def check(
+    config: JobConfig,
+    fresh: bool = False,
+    dry: bool = False,
+    again: bool = False,
+    meanwhile: Callable[[], None] | None = None,
+) -> Job:
+    """Checks everything that can be checked before a worker starts, and claims the output folder.
+
+    Args:
+        config: the job.
+        fresh: delete what earlier runs have written.
+        dry: leave the output folder alone, and count all rows as left.
+        again: do the rows that have failed in earlier runs, and no others.
+        meanwhile: called when the input and the place for the output are known and the model's libraries are about to be
+            loaded, which takes seconds; not where an earlier run may have left nothing to do.
+
+    Raises:
+        UsageError: what is wrong, and what to do.
+    """
+    task = resolve_task(config)
+    output = output_folder(config)
+    known = {} if fresh else known_files(output, again)
+    data = open_input(config, task, known)
+    _refuse_inside(output, data)
+    if meanwhile is not None and not known:
+        meanwhile()
+    phases = load_phases(config, weights=False)
+    identity = model_identity(config, phases)
+    work = fingerprint(config, task, data.columns, identity)
+    lease = None if dry else Lease(output)
+    if lease is not None:
+        lease.take()
+    try:
+        books, is_known = Books(), False
+        if not (dry or fresh):
+            is_known = refuse_different(output, work)
+            books = open_books(config, output, data, known, again)
+        left = pieces(data, books.finished)
+        sample = first_rows(data, left, SAMPLE)
+        if not is_known:  # an earlier run has; what is left may be just the rows that no pipeline takes
+            _try_out(phases, sample)
+        schema = phases.schema({name.removeprefix(ARGUMENT): sample[name].type for name in sample.column_names})
+        if config.output.subtitles and "chunks" not in str(schema):
+            raise ConfigError("output.subtitles: set parameters.return_timestamps, or there is nothing to time them by")
+        if not dry:
+            claim(output, work, config, fresh)
+            write_inventory(output, known, data.sources)
+        rows = data.rows - data.finished_rows(books.finished)
+        return Job(
+            config=pinned(config, task, identity),
+            data=data,
+            output=output,
+            finished=books.finished,
+            left=left,
+            earlier=books.earlier,
+            failed_earlier=0 if dry else failed_rows(output),
+            work=_work(phases, data, sample, rows, recall_threads(identity, task.name) or THREADS),
+            schema=schema,
+            identity=identity,
+            is_float32=phases.is_float32,
+            lease=lease,
+        )
+    except BaseException:
+        if lease is not None:
+            lease.release()
+        raise
+
+
+def _try_out(phases: Phases, sample: pa.Table) -> None:
+    """Preprocesses a few rows: what is wrong with all of them is wrong with the config. Damaged media are not.
+
+    Raises:
+        ModelError: no row can be preprocessed.
+    """
+    error = None
+    rows = [item for item in items(sample, phases) if not isinstance(item, RowError)]
+    for item in [_with_stand_ins(phases, item) for item in rows]:
+        try:
+            phases.check(item)
+        except Exception as failure:  # pipelines refuse arguments in their own ways
+            error = failure
+            continue
+        try:
+            phases.decode(item)
+        except Exception:  # decoders raise whatever they like about a row
+            continue
+        try:
+            for _ in phases.preprocess(item):
+                pass
+            return
+        except Exception as failure:  # and so do tokenizers
+            error = failure
+    if error is not None:
+        raise ModelError(
+            f"parameters: {phases.task.name} cannot take any of the first {sample.num_rows} rows: {first_line(error)}"
+        )
+
+
+def _with_stand_ins(phases: Phases, item: Item) -> Item:
+    """The item with silence and a blank picture for its media, which are decoded by workers that may die of them."""
+    from PIL import Image
+
+    silence = {"array": np.zeros(phases.source.rate, np.float32), "sampling_rate": phases.source.rate}
+    blank = Image.new("RGB", (64, 64))
+    known: dict[object, object] = {cells.recording: silence, cells.samples: silence, cells.image: blank, cells.images: blank}
+    stand_ins = {name: known.get(phases.task.arguments[name], cell) for name, cell in item.cells.items()}
+    return dataclasses.replace(item, cells=stand_ins)
+
+
+def _refuse_inside(output: Folder, data: Input) -> None:
+    """Raises OutputError where the next run would read this one's results."""
+    for source in data.sources:
+        if source.path.startswith(output.path + "/"):
+            raise OutputError(f"output.path: {output.url} holds the input {source.name}; choose another folder")
+
+
+def _work(phases: Phases, data: Input, sample: pa.Table, rows: int, threads: int) -> Work:
+    """Costs by rule of thumb: two operations per weight and position."""
+    weights = sum(parameter.numel() for parameter in phases.pipe.model.parameters())
+    element_size = next(phases.pipe.model.parameters()).element_size()
+    row_flops = 2.0 * weights * _positions(phases, data, sample)
+    row_bytes = sample.nbytes / max(1, sample.num_rows)
+    cpu_flops = MODEL_SHARE * speed(phases.pipe.dtype)
+    return Work(rows, row_flops, weights * element_size, phases.task.fans_out, threads, row_bytes, cpu_flops)
+
+
+def _positions(phases: Phases, data: Input, sample: pa.Table) -> float:
+    """Positions (tokens, frames, patches) of an average row, by the bytes of its cell or file."""
+    argument = next((ARGUMENT + name for name in phases.task.inputs if ARGUMENT + name in sample.column_names), None)
+    cell_bytes = sample[argument].nbytes / max(1, sample.num_rows) if argument else 0
+    if phases.task.elements == tasks.IMAGE:
+        return 256
+    if phases.task.elements == tasks.AUDIO:
+        # 16 kB of compressed audio are a second, and a second 50 frames. Behind a path may be anything; say a minute.
+        sizes = [source.size for source in data.sources if FORMATS[source.format].is_row]
+        if sizes:
+            cell_bytes = sum(sizes) / len(sizes)
+        elif argument and pa.types.is_string(sample[argument].type):
+            cell_bytes = 60 * 16_000
+        return max(1.0, 50 * cell_bytes / 16_000)
+    new_tokens = GENERATED_TOKENS if phases.task.elements == tasks.GENERATED else 0
+    limit = getattr(phases.pipe.model.config, "max_position_embeddings", None) or 4096
+    return max(1.0, min(cell_bytes / 4 + new_tokens, limit))

@@ -1,0 +1,108 @@
+"""What every actor that holds a pipeline has: the pipeline, a watch over it, and figures of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+from dray.jobs.batch.ledger import Guard
+from dray.jobs.batch.memory import peak_bytes
+from dray.jobs.storage.s3 import install
+from dray.pipelines.batching.packing import Part
+from dray.pipelines.config import JobConfig
+from dray.pipelines.engine.model_threads import Lanes
+from dray.pipelines.engine.tuning_cache import Tuner
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.meter import Meter
+from dray.pipelines.models.loading import in_passing_thread, load_phases
+from dray.pipelines.phases.phases import Phases
+from ray.actor import ActorHandle
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What an actor needs to make its pipeline.
+
+    Attributes:
+        schema: of a prediction.
+        threads: of torch.
+        accelerator: whether the actor was given one.
+        ledger: of the job; None where nobody is to hear what becomes of the worker.
+        identity: of the model: its commit, or a hash of its files.
+        tuning_s: seconds that may be spent on finding how large a batch should be, where that is not known.
+    """
+
+    config: JobConfig
+    schema: pa.DataType
+    threads: int
+    accelerator: bool
+    ledger: ActorHandle | None = None
+    identity: str = ""
+    tuning_s: float = 0.0
+
+    def load(self, weights: bool) -> Phases:
+        """The pipeline, in this process."""
+        import torch
+
+        install()
+        torch.set_num_threads(self.threads)
+        device = "cuda" if self.accelerator and torch.cuda.is_available() else "cpu"
+        return in_passing_thread(lambda: load_phases(self.config, weights, device))
+
+    def lanes(self, phases: Phases) -> Lanes:
+        """The threads that run the model of `phases`, which this worker has loaded; torch has theirs from now on."""
+        return Lanes(phases, self.threads, apart=True)
+
+    def tuner(self, phases: Phases) -> Tuner:
+        """The limits of the batches of `phases`, which this worker has loaded: of one with as many threads as torch now has."""
+        return Tuner(phases, self.config.engine.batch, self.identity, self.tuning_s)
+
+    def guard(self, operator: str) -> tuple[Watch, Guard]:
+        """What looks after the worker: its own watch, and its side of the ledger."""
+        watch = Watch(self.config.errors.timeout_s)
+        return watch, Guard(self.ledger, watch, operator)
+
+
+def learn(tuner: Tuner, lanes: Lanes, parts: Sequence[Part], watch: Watch) -> Meter:
+    """Finds the limits of batches in a thread that runs the model. What it takes is time in which the model runs."""
+    began, started = time.time(), time.perf_counter()
+    lanes.begin(partial(tuner.learn, parts, watch)).result()
+    if not parts:
+        return Meter()
+    lanes.ran(lanes.count * (time.perf_counter() - started))
+    return Meter(first_forward=began)
+
+
+class Stopwatch:
+    """Seconds in which an actor's model does not run, from its first block on, summed over its lanes."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes, self._lock = lanes, threading.Lock()
+        self._since: float | None = None
+        self._busy_s = self._over = 0.0
+
+    def start(self) -> None:
+        """Called when a block begins."""
+        with self._lock:
+            if self._since is None:
+                self._since, self._busy_s = time.perf_counter(), self._lanes.busy_s
+
+    def waited(self) -> float:
+        """Since it was asked last. What began before that counts when it ends, and is then taken off."""
+        with self._lock:
+            now, busy_s = time.perf_counter(), self._lanes.busy_s
+            assert self._since is not None
+            waited = self._lanes.count * (now - self._since) - (busy_s - self._busy_s) - self._over
+            self._since, self._busy_s, self._over = now, busy_s, max(0.0, -waited)
+            return max(0.0, waited)
+
+
+def account(meters: Sequence[Meter], own: Meter) -> None:
+    """Puts down, with the first row of a block, what is the process's: `own`, and its memory."""
+    for meter in meters[:1]:
+        meter.add(own)
+        meter.add(Meter(peak_bytes=peak_bytes()))

@@ -1,1 +1,0 @@
-"""Kinds of input files: a module for each family, and the table of them all."""

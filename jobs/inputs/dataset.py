@@ -1,0 +1,184 @@
+"""What a job reads: files found at a path, checked, and which of their columns are needed."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from dray.jobs.batch.rows import ERRORS, ID, KEY, POSITION, PREDICTION, SOURCE
+from dray.jobs.inputs.formats.registry import FORMATS, Source
+from dray.jobs.inputs.formats.streams import is_empty
+from dray.jobs.inputs.inventory import is_same
+from dray.jobs.inputs.listing import list_files
+from dray.jobs.keys import Keys, KeySet
+from dray.jobs.storage.folder import reason
+from dray.jobs.storage.s3 import is_transient
+from dray.pipelines.config import JobConfig, nearest
+from dray.pipelines.errors import InputError
+from dray.pipelines.tasks.table import Task
+
+if TYPE_CHECKING:
+    import fsspec
+
+__all__ = ["Columns", "Input", "Source", "is_damage", "open_input"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which input columns are read, and the pipeline argument each one is."""
+
+    arguments: dict[str, str]
+    keep: tuple[str, ...]
+    id: str | None
+    types: Mapping[str, pa.DataType] = field(default_factory=dict)  # that all files' values of a column fit in
+
+    @property
+    def needed(self) -> list[str]:
+        """Input columns, each once."""
+        return list(dict.fromkeys([*self.arguments.values(), *self.keep, *([self.id] if self.id else [])]))
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a job reads, checked."""
+
+    filesystem: fsspec.AbstractFileSystem
+    sources: tuple[Source, ...]
+    columns: Columns
+
+    @cached_property
+    def rows(self) -> int:
+        """In all files."""
+        return sum(source.rows for source in self.sources)
+
+    @cached_property
+    def key_ranges(self) -> tuple[Keys, Keys]:
+        """The first key of each file, and the one after its last; both of shape (files,)."""
+        ranges = np.array([source.keys for source in self.sources], np.uint64)
+        return ranges[:, 0], ranges[:, 1]
+
+    def finished_rows(self, finished: KeySet) -> int:
+        """How many of the rows are finished."""
+        return int(finished.counts(*self.key_ranges).sum())
+
+
+def open_input(config: JobConfig, task: Task, known: Mapping[str, Source] | None = None) -> Input:
+    """Lists and checks the input. A damaged file is one row that will fail.
+
+    Args:
+        config: the job.
+        task: its task.
+        known: files of earlier runs, by name; those that have not changed since are not opened.
+
+    Raises:
+        InputError: nothing at the path, an unknown format, only damaged files, a missing column, or no rows.
+    """
+    fs, files = list_files(config.input)
+    sources = _inspected(fs, files, known or {})
+    readable = [source for source in sources if source.rows and source.damaged is None]
+    if not readable:
+        where = ", ".join(config.input.paths)
+        damaged = next((f"{source.name} is {source.damaged}" for source in sources if source.damaged), f"{where} holds no rows")
+        raise InputError(f"input.path: {damaged}")
+    columns = _columns(config, task, readable)
+    for source in readable:
+        _refuse_missing(config, columns, source)
+    types = {column: _common_type(column, readable) for column in columns.needed}
+    data = Input(fs, sources, replace(columns, types=types))
+    _refuse_shared_keys(data)
+    return data
+
+
+def _refuse_shared_keys(data: Input) -> None:
+    """Raises InputError where the keys of two files overlap, which no two names have ever been seen to do."""
+    starts, stops = data.key_ranges
+    order = np.argsort(starts)
+    overlaps = np.flatnonzero(starts[order][1:] < stops[order][:-1])
+    if len(overlaps):
+        one, other = (data.sources[order[overlaps[0] + place]].name for place in (0, 1))
+        raise InputError(f"input.path: the rows of {one} and {other} would have the same keys; rename one of the files")
+
+
+def _common_type(column: str, sources: Sequence[Source]) -> pa.DataType:
+    """The type that the column's values of all files fit in. Raises InputError where there is none."""
+    first, common = sources[0], sources[0].schema.field(column).type
+    for source in sources[1:]:
+        kind = source.schema.field(column).type
+        if kind != common:
+            schemas = [pa.schema([(column, common)]), pa.schema([(column, kind)])]
+            try:
+                common = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+            except (pa.ArrowTypeError, pa.ArrowInvalid):
+                raise InputError(
+                    f"input.path: column {column} is {common} in {first.name} and {kind} in {source.name}; make them one type"
+                ) from None
+    return common
+
+
+def _inspected(fs: fsspec.AbstractFileSystem, files: Sequence[Source], known: Mapping[str, Source]) -> tuple[Source, ...]:
+    def inspect(file: Source) -> Source:
+        earlier = known.get(file.name)
+        return replace(earlier, path=file.path) if earlier is not None and is_same(file, earlier) else _inspect(fs, file)
+
+    if all(FORMATS[file.format].is_row for file in files):  # nothing is opened, so there is nothing to wait for
+        return tuple(map(inspect, files))
+    with ThreadPoolExecutor(32) as pool:
+        return tuple(pool.map(inspect, files))
+
+
+def _inspect(fs: fsspec.AbstractFileSystem, file: Source) -> Source:
+    """The file with its rows and columns, or with what is wrong with it."""
+    format = FORMATS[file.format]
+    try:
+        if not format.is_row and format.may_be_empty and (not file.size or is_empty(fs, file.path)):
+            return file
+        return format.inspect(fs, file)
+    except (OSError, ValueError, pa.ArrowException, tarfile.TarError) as error:
+        if not is_damage(error):
+            raise InputError(f"input.path: cannot read {file.name}: {reason(error)}") from None
+        return replace(file, rows=1, damaged=f"not a readable {file.format} file: {reason(error)}")
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error while a file is read says that its content is bad, and not that it is out of reach."""
+    is_of_the_system = isinstance(error, OSError) and error.errno is not None  # decoders' own have none
+    return not is_of_the_system and not is_transient(error)
+
+
+def _columns(config: JobConfig, task: Task, sources: Sequence[Source]) -> Columns:
+    """Pairs arguments with columns."""
+    source = sources[0]
+    arguments = {name: name for name in task.inputs if name in source.schema.names} | config.input.columns
+    main, *others = task.inputs
+    if main not in arguments and not (task.optional and any(name in arguments for name in others)):
+        arguments[main] = _main_column(main, source)
+    for column in config.output.keep:
+        if column in (ID, SOURCE, POSITION, PREDICTION, ERRORS, KEY):
+            raise InputError(f"output.keep: {column} is a column of the output itself; rename it in the input")
+    return Columns(arguments, config.output.keep, config.input.id or FORMATS[source.format].id)
+
+
+def _main_column(argument: str, source: Source) -> str:
+    """The column that the format says is meant, where none has the argument's name."""
+    meant = FORMATS[source.format].meant(argument, source.schema.names)
+    if len(meant) > 1:
+        raise InputError(f"input.columns.{argument}: {source.name} has the columns {' and '.join(meant)}; choose one")
+    return meant[0] if meant else argument
+
+
+def _refuse_missing(config: JobConfig, columns: Columns, source: Source) -> None:
+    """Raises InputError for a column that a file lacks."""
+    names = source.schema.names
+    keys = {column: f"input.columns.{argument}" for argument, column in columns.arguments.items()}
+    for column in columns.needed:
+        key = keys.get(column, "output.keep" if column in config.output.keep else "input.id")
+        if column not in names:
+            raise InputError(f"{key}: {source.name} has no column {column}{nearest(column, names)}")
+        if names.count(column) > 1:
+            raise InputError(f"{key}: {source.name} has the column {column} twice")

@@ -1,0 +1,38 @@
+"""Media files, each of them one row: its path, for the model side to open."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
+if TYPE_CHECKING:
+    import fsspec
+    from dray.jobs.inputs.formats.registry import Source
+
+PATH, FILE_NAME = "path", "file_name"
+SCHEMA = pa.schema([(PATH, pa.string()), (FILE_NAME, pa.string())])
+
+IMAGES = frozenset(["png", "jpg", "jpeg", "gif", "bmp", "webp", "tif", "tiff"])
+VIDEO = frozenset(["mp4", "mkv", "webm", "mov", "avi", "m4v", "mpg", "mpeg", "wmv", "flv", "3gp"])
+# Containers of video may hold sound alone.
+AUDIO = VIDEO | {"wav", "flac", "mp3", "ogg", "oga", "opus", "m4a", "aac", "wma", "aif", "aiff", "au", "caf", "amr"}
+SUFFIXES = frozenset(f".{extension}" for extension in AUDIO | IMAGES)
+
+
+def inspect(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
+    """One row, whatever is in the file: an empty one fails as a row and is not lost."""
+    return replace(source, rows=1, schema=SCHEMA)
+
+
+def batches(
+    fs: fsspec.AbstractFileSystem, source: Source, row_groups: tuple[int, ...] | None, columns: list[str]
+) -> Iterator[pa.RecordBatch]:
+    """The row: what fsspec opens from anywhere, an absolute path on local disk and a URL elsewhere, and the bare name."""
+    path = source.path if isinstance(fs, LocalFileSystem) else source.name
+    cells = {PATH: path, FILE_NAME: posixpath.basename(source.path)}
+    yield pa.record_batch({column: [cells[column]] for column in columns}, pa.schema([SCHEMA.field(name) for name in columns]))

@@ -1,0 +1,45 @@
+"""OpenAI's Batch files: every line is a request, {"custom_id": ..., "method": "POST", "url": "/v1/...", "body": {...}}."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from dray.jobs.inputs.formats import lines
+
+if TYPE_CHECKING:
+    import fsspec
+    from dray.jobs.inputs.formats.registry import Source
+
+CUSTOM_ID, REQUEST = "custom_id", "request"
+SCHEMA = pa.schema([(CUSTOM_ID, pa.string()), (REQUEST, pa.string())])  # `request` is the line as it is
+
+
+def inspect(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
+    """Counts the lines. Raises ValueError as `lines.inspect` does."""
+    return replace(lines.inspect(fs, source), schema=SCHEMA)
+
+
+def batches(
+    fs: fsspec.AbstractFileSystem, source: Source, row_groups: tuple[int, ...] | None, columns: list[str]
+) -> Iterator[pa.RecordBatch]:
+    """The lines. One that is no request has no custom_id, and fails when its turn comes."""
+    for batch in lines.batches(fs, source, row_groups, lines.SCHEMA.names):
+        (texts,) = batch.columns
+        names = pa.array([_custom_id(text) for text in texts.to_pylist()], pa.string())
+        yield pa.record_batch([names, texts], SCHEMA).select(columns)
+
+
+def _custom_id(line: str) -> str | None:
+    try:
+        request = json.loads(line)
+        name = request.get(CUSTOM_ID) if isinstance(request, dict) else None
+        if isinstance(name, str):
+            name.encode()  # halves of characters have no place in Arrow
+            return name
+    except (ValueError, RecursionError):
+        pass
+    return None

@@ -1,0 +1,95 @@
+"""Parquet, JSON lines and CSV, as pyarrow reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+from dray.jobs.inputs.formats.streams import READ_BYTES, READ_ROWS, bounded, open_stream
+from dray.jobs.storage.folder import arrow_filesystem
+from pyarrow import csv, json
+
+if TYPE_CHECKING:
+    import fsspec
+    from dray.jobs.inputs.formats.registry import Source
+
+JSON_BLOCK = 64 << 20  # bytes parsed at once, and the longest line; a line of JSON may hold a recording
+
+
+def inspect_parquet(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
+    """Rows, row groups and schema from the file's footer."""
+    fragment = _parquet(fs, source)
+    groups = tuple(group.num_rows for group in fragment.row_groups)
+    return replace(source, rows=sum(groups), row_groups=groups, schema=fragment.physical_schema)
+
+
+def parquet_batches(
+    fs: fsspec.AbstractFileSystem, source: Source, row_groups: tuple[int, ...] | None, columns: list[str]
+) -> Iterator[pa.RecordBatch]:
+    """Rows of some row groups."""
+    fragment = _parquet(fs, source)
+    if row_groups is not None:
+        fragment = fragment.subset(row_group_ids=list(row_groups))
+    rows = max(1, min(READ_ROWS, READ_BYTES // max(1, source.size // max(1, source.rows))))
+    yield from fragment.to_batches(
+        schema=source.schema, columns=columns, batch_size=rows, batch_readahead=1, fragment_readahead=1
+    )
+
+
+def _parquet(fs: fsspec.AbstractFileSystem, source: Source) -> pads.ParquetFileFragment:
+    return pads.ParquetFileFormat().make_fragment(source.path, arrow_filesystem(fs))
+
+
+def inspect_csv(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
+    """Rows by parsing the whole file; types by its first block."""
+    with open_stream(fs, source.path) as stream:
+        schema = _csv(stream).schema
+    counted = {schema.names[0]: pa.binary()}  # which every cell is
+    with open_stream(fs, source.path) as stream:
+        rows = sum(batch.num_rows for batch in _csv(stream, counted))
+    return replace(source, rows=rows, schema=schema)
+
+
+def csv_batches(
+    fs: fsspec.AbstractFileSystem, source: Source, row_groups: tuple[int, ...] | None, columns: list[str]
+) -> Iterator[pa.RecordBatch]:
+    """All rows, in the types that were found when the file was inspected."""
+    types = {column: source.schema.field(column).type for column in columns}
+    with open_stream(fs, source.path) as stream:
+        yield from bounded(_csv(stream, types), source.size / max(1, source.rows))
+
+
+def _csv(stream: object, types: Mapping[str, pa.DataType] | None = None) -> csv.CSVStreamingReader:
+    """Only columns that have a type, or, where that is None, all of the types that the first block suggests."""
+    parse = csv.ParseOptions(newlines_in_values=True)  # in quotes
+    convert = csv.ConvertOptions(include_columns=list(types), column_types=types) if types is not None else None
+    return csv.open_csv(stream, parse_options=parse, convert_options=convert)
+
+
+def inspect_jsonl(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
+    """Rows by parsing the whole file; columns and their types by its first block."""
+    with open_stream(fs, source.path) as stream:
+        schema = _jsonl(stream).schema
+    with open_stream(fs, source.path) as stream:
+        rows = sum(batch.num_rows for batch in _jsonl(stream, []))
+    return replace(source, rows=rows, schema=schema)
+
+
+def jsonl_batches(
+    fs: fsspec.AbstractFileSystem, source: Source, row_groups: tuple[int, ...] | None, columns: list[str]
+) -> Iterator[pa.RecordBatch]:
+    """All rows, in the types that were found when the file was inspected; null where a line lacks a column."""
+    fields = [source.schema.field(column) for column in columns]
+    with open_stream(fs, source.path) as stream:
+        yield from bounded(_jsonl(stream, fields), source.size / max(1, source.rows))
+
+
+def _jsonl(stream: object, fields: Sequence[pa.Field] | None = None) -> json.JSONStreamingReader:
+    """Only `fields`, or, where that is None, what the first block holds."""
+    parse = json.ParseOptions()
+    if fields is not None:
+        parse = json.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")
+    return json.open_json(stream, read_options=json.ReadOptions(block_size=JSON_BLOCK), parse_options=parse)

@@ -1,0 +1,105 @@
+"""WebDataset tars: consecutive members with the same name up to its first dot are one row, a column per extension."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from dray.jobs.inputs.formats.media_files import AUDIO, IMAGES, VIDEO
+from dray.jobs.inputs.formats.streams import READ_BYTES, READ_ROWS, compression, open_stream
+
+if TYPE_CHECKING:
+    import fsspec
+    from dray.jobs.inputs.formats.registry import Source
+
+KEY = "__key__"
+NAME = re.compile(r"(?!__[^/]*__(?:/|$))((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)  # key, extension; not __meta__
+TEXT = frozenset(["txt", "text"])
+STRINGS = TEXT | frozenset(["json", "jsonl", "cls", "csv", "tsv"])
+KINDS = {"audio": AUDIO, "image": IMAGES, "text": TEXT, "video": VIDEO}
+
+
+def columns_of_kind(argument: str, columns: Sequence[str]) -> list[str]:
+    """Columns that an argument such as `image` or `images` may mean; `jpg` rather than `mask.jpg`."""
+    kind = KINDS.get(argument.removesuffix("s"), frozenset())
+    fitting = [column for column in columns if _last(column) in kind]
+    return [column for column in fitting if "." not in column] or fitting
+
+
+def inspect(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
+    """Rows and all extensions, by the members' headers.
+
+    Raises:
+        ValueError: a sample holds a member twice.
+        tarfile.TarError: not a tar, or one that was cut.
+    """
+    rows, columns = 0, {KEY: pa.string()}
+    for _, sample in _samples(fs, source.path, ()):
+        rows += 1
+        # Bytes may be more than 2 GB.
+        columns |= {name: pa.string() if _last(name) in STRINGS else pa.large_binary() for name in sample}
+    return replace(source, rows=rows, schema=pa.schema(columns))
+
+
+def batches(
+    fs: fsspec.AbstractFileSystem, source: Source, row_groups: tuple[int, ...] | None, columns: list[str]
+) -> Iterator[pa.RecordBatch]:
+    """All samples; null where one lacks a column, or holds text that is not UTF-8."""
+    schema = pa.schema([source.schema.field(column) for column in columns])
+    held: list[dict[str, object]] = []
+    size = 0
+    for key, sample in _samples(fs, source.path, columns):
+        held.append({KEY: key, **{name: _cell(name, content) for name, content in sample.items()}})
+        size += sum(map(len, sample.values()))
+        if size >= READ_BYTES or len(held) == READ_ROWS:
+            yield pa.RecordBatch.from_pylist(held, schema)
+            held, size = [], 0
+    if held:
+        yield pa.RecordBatch.from_pylist(held, schema)
+
+
+def _samples(fs: fsspec.AbstractFileSystem, path: str, wanted: Container[str]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+    """Key, and content by extension; no content is read of members that are not wanted."""
+    key, sample = "", dict[str, bytes]()
+    with ExitStack() as opened:
+        archive = opened.enter_context(_open(fs, path, opened))
+        while (member := archive.next()) is not None:
+            archive.members = []  # type: ignore[attr-defined]  # or it would remember every one
+            name = NAME.fullmatch(member.name)
+            if name is None or not member.isreg():
+                continue
+            if name[1] != key and sample:
+                yield key, sample
+                sample = {}
+            key, extension = name[1], name[2].lower()
+            if extension in sample:
+                raise ValueError(f"it holds {member.name} twice")
+            content = archive.extractfile(member) if extension in wanted else None
+            sample[extension] = content.read() if content else b""
+    if sample:
+        yield key, sample
+
+
+def _open(fs: fsspec.AbstractFileSystem, path: str, opened: ExitStack) -> tarfile.TarFile:
+    """Compressed tars as a stream; others skip what is not wanted."""
+    if compression(path):
+        return tarfile.open(fileobj=opened.enter_context(open_stream(fs, path)), mode="r|")
+    return tarfile.open(fileobj=opened.enter_context(fs.open(path, "rb")), mode="r:")
+
+
+def _cell(name: str, content: bytes) -> bytes | str | None:
+    if _last(name) not in STRINGS:
+        return content
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _last(extension: str) -> str:
+    return extension.rpartition(".")[2]

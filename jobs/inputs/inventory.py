@@ -1,0 +1,59 @@
+"""What earlier runs have found in the input: read again instead of the files, and compared with what lies there now."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from dray.jobs.inputs.formats.registry import Source
+from dray.jobs.storage.folder import STATE, Folder
+
+INVENTORY = f"{STATE}/inputs.parquet"
+SCHEMA = pa.schema(
+    [
+        ("name", pa.string()),
+        ("path", pa.string()),
+        ("format", pa.string()),
+        ("rows", pa.int64()),
+        ("size", pa.int64()),
+        ("version", pa.string()),
+        ("damaged", pa.string()),
+        ("row_groups", pa.list_(pa.int64())),
+        ("schema", pa.binary()),
+    ]
+)
+
+Inventory = Mapping[str, Source]  # by name
+
+
+def read_inventory(output: Folder) -> Inventory:
+    """The files of the latest run into this folder; none before the first."""
+    content = output.read(INVENTORY)
+    if content is None:
+        return {}
+    parsed = functools.cache(lambda schema: pa.ipc.read_schema(pa.py_buffer(schema)))
+    rows = pq.read_table(pa.BufferReader(content)).to_pylist()
+    return {
+        row["name"]: Source(**{**row, "row_groups": tuple(row["row_groups"]), "schema": parsed(row["schema"])}) for row in rows
+    }
+
+
+def write_inventory(output: Folder, known: Inventory, sources: Iterable[Source]) -> None:
+    """Adds the files of this run to those of earlier ones."""
+    serialized = functools.cache(lambda schema: schema.serialize().to_pybytes())
+    merged = {**known, **{source.name: source for source in sources}}
+    rows = [{**_fields(source), "schema": serialized(source.schema)} for source in merged.values()]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), sink)
+    output.write(INVENTORY, sink.getvalue().to_pybytes())
+
+
+def _fields(source: Source) -> dict[str, object]:
+    return {name: getattr(source, name) for name in SCHEMA.names}
+
+
+def is_same(source: Source, known: Source | None) -> bool:
+    """Whether a file, as listed, is the one that was looked at before."""
+    return known is not None and (source.format, source.size, source.version) == (known.format, known.size, known.version)

@@ -1,0 +1,126 @@
+"""The service's HTTP interface, without what runs it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+
+from dray.jobs.online import openai_routes, ui
+from dray.jobs.online.middleware import Gate, Told
+from dray.jobs.online.requests import Gone, Telling, body_of, event, outcomes, taking
+from dray.pipelines.config import JobConfig
+from dray.pipelines.errors import BusyError, DrayError, LimitError, RequestError, RowError
+from dray.pipelines.media.admission import Admission
+from dray.pipelines.online.service import Service
+from dray.pipelines.protocols import huggingface
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.background import BackgroundTask
+from starlette.requests import ClientDisconnect
+
+RETRY_S = 1  # after which a client that was sent away may come again
+TOO_MUCH = (LimitError.__name__, "OutOfMemoryError", "MemoryError")  # kinds of errors of items that fit nowhere here
+CLOSED = 499  # a client that has hung up; the status that proxies log for it
+
+log = logging.getLogger("dray")
+
+
+def make_app(
+    service: Service, config: JobConfig, name: str, keys: Sequence[str] = (), told: Told = lambda path, status, seconds: None
+) -> FastAPI:
+    """The app of one model.
+
+    Args:
+        service: answers.
+        config: its `serve` section sets the limits.
+        name: by which clients call the model.
+        keys: one of which a client must have; with none, everybody is let in.
+        told: hears of every request: its route, status and seconds.
+    """
+    app = FastAPI(title=f"dray: {name}", description=f"{service.task.name} with {name}")
+    admission = Admission(tuple(config.serve.urls), config.serve.max_bytes)
+    app.add_middleware(Gate, keys=keys, told=told, failed=_failed)
+    app.add_exception_handler(RequestError, _refused)
+    app.add_exception_handler(RowError, _refused)
+    app.add_exception_handler(BusyError, _busy)
+    app.add_exception_handler(Gone, _gone)
+    app.add_exception_handler(ClientDisconnect, _gone)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, object]:
+        """Whether the model is loaded: nothing answers before."""
+        return {"status": "ok", "model": name, "task": service.task.name, "under_way": service.under_way}
+
+    @app.post("/", openapi_extra=taking(huggingface.SCHEMA))
+    async def infer(request: Request) -> Response:
+        """Hugging Face's inference protocol: {"inputs": ..., "parameters": {...}}, or a medium as it is."""
+        body = await body_of(request, config.serve.max_bytes)
+        asked = await huggingface.asked(service.task, body, request.headers.get("content-type", ""), admission)
+        if asked.stream:
+            return await _streamed(request, service, asked)
+        predictions = [outcome.prediction for outcome in await outcomes(request, service, asked.items)]
+        content, kind = huggingface.answered(service.task, asked, predictions)
+        return Response(content, media_type=kind)
+
+    @app.post("/models/{model:path}", openapi_extra=taking(huggingface.SCHEMA))
+    async def infer_by_name(model: str, request: Request) -> Response:
+        """The same for the model of that name."""
+        if model.removesuffix(f"/pipeline/{service.task.name}") != name:
+            raise RequestError(f"no such model here: {model[:200]}; there is {name}", 404)
+        return await infer(request)
+
+    openai_routes.add(app, service, admission, name)
+    ui.add(app, service, name, keys, config.serve.max_bytes)
+    return app
+
+
+async def _streamed(request: Request, service: Service, asked: huggingface.Asked) -> Response:
+    """Generated text as Hugging Face's client reads it: an event for each piece, the last with the whole text."""
+    are_several = any(asked.items[0].options.get(name) not in (None, 1) for name in ("num_return_sequences", "num_beams"))
+    if asked.is_list or are_several or service.task.name not in openai_routes.TEXT:
+        raise RequestError("stream: one text is generated at a time, and one answer to it")
+    telling = Telling(service, asked.items[0])
+    await telling.begun(request)
+
+    async def events() -> AsyncIterator[bytes]:
+        whole = ""
+        try:
+            async for piece in telling.pieces():
+                whole += piece
+                yield event(huggingface.told(piece, None))
+            yield event(huggingface.told("", whole))
+        except DrayError as error:  # the answer has begun: there is no other place for it
+            yield event({"error": str(error)})
+        finally:
+            telling.cancel()
+
+    # Events that nobody begins to take, because the client has gone by then, are not ended by their own `finally`.
+    return StreamingResponse(events(), media_type="text/event-stream", background=BackgroundTask(telling.cancel))
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    is_too_much = isinstance(error, RowError) and error.kind in TOO_MUCH
+    return _error(request, str(error), 413 if is_too_much else getattr(error, "status", 422))
+
+
+async def _busy(request: Request, error: Exception) -> Response:
+    return _error(request, f"{error}; come again later", 503, {"Retry-After": str(RETRY_S)})
+
+
+def _error(request: Request, message: str, status: int, headers: dict[str, str] | None = None) -> Response:
+    """In the form that the clients of the path read."""
+    if not request.url.path.startswith("/v1/"):
+        return JSONResponse({"error": message}, status, headers)
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": None}}, status, headers)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLOSED)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """A fault of ours: the log has all of it, the client where to find it."""
+    name = request.scope.get("state", {}).get("request_id")
+    log.error("request %s failed", name, exc_info=error)
+    return _error(request, f"the service has failed; its log knows more of request {name}", 500)

@@ -1,0 +1,42 @@
+"""What the service tells Prometheus, by way of Ray: on every node, at /metrics of the port that Ray exports metrics at."""
+
+from __future__ import annotations
+
+from dray.pipelines.online.batcher import Ran
+from ray.util.metrics import Counter, Histogram
+
+SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0]
+SHARES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0]
+
+
+class Metrics:
+    """Of one replica; Ray adds which. `model` is a tag of all."""
+
+    def __init__(self, model: str) -> None:
+        by_path, model_only = ("model", "path"), ("model",)
+        self._requests = Counter("dray_requests", "requests answered", (*by_path, "status"))
+        self._request_s = Histogram("dray_request_seconds", "from a request's arrival to its answer's end", SECONDS, by_path)
+        self._queue_s = Histogram("dray_queue_wait_seconds", "for which a part that was ready waited", SECONDS, model_only)
+        self._forward_s = Histogram("dray_forward_seconds", "of the model, for a batch", SECONDS, model_only)
+        self._fill = Histogram("dray_batch_fill", "parts of a batch, as a share of its room", SHARES, model_only)
+        self._parts = Counter("dray_parts", "parts that the model has run", model_only)
+        self._elements = Counter("dray_elements", "tokens, samples or pixels that the model was given", model_only)
+        self._padded = Counter("dray_padded_elements", "the same with padding", model_only)
+        self._tags = {"model": model}
+        for metric in (self._queue_s, self._forward_s, self._fill, self._parts, self._elements, self._padded):
+            metric.set_default_tags(self._tags)
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """Notes a request; `path` is the route's, not the client's."""
+        self._requests.inc(1, {**self._tags, "path": path, "status": str(status)})
+        self._request_s.observe(seconds, {**self._tags, "path": path})
+
+    def ran(self, batch: Ran) -> None:
+        """Notes a batch."""
+        for waited in batch.waited_s:
+            self._queue_s.observe(waited)
+        self._forward_s.observe(batch.forward_s)
+        self._fill.observe(batch.parts / batch.room)
+        self._parts.inc(batch.parts)
+        self._elements.inc(batch.elements)
+        self._padded.inc(batch.padded_elements)

@@ -1,0 +1,148 @@
+"""How routes work with requests: bodies of bounded size, work that ends when the client does, text as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from dray.pipelines.engine.block import Outcome
+from dray.pipelines.errors import RequestError
+from dray.pipelines.online.service import Service
+from dray.pipelines.phases.phases import Item
+from fastapi import Request
+from starlette.types import Message, Receive
+
+T = TypeVar("T")
+AT_ONCE = 64  # items of one request that are under way
+
+
+class Gone(Exception):
+    """The client has hung up."""
+
+
+def taking(schema: Mapping[str, Any], kind: str = "application/json") -> dict[str, Any]:
+    """For the OpenAPI document: a route that takes a body of that schema, and reads it itself."""
+    statuses = {"401": "no valid key", "413": "too large", "422": "not valid", "503": "too much to do; come again"}
+    return {
+        "requestBody": {"required": True, "content": {kind: {"schema": dict(schema)}}},
+        "responses": {status: {"description": said} for status, said in statuses.items()},
+    }
+
+
+async def body_of(request: Request, most: int) -> bytes:
+    """The body. Raises RequestError as soon as it is too large."""
+    body = bytearray()
+    async for block in request.stream():
+        body += block
+        if len(body) > most:
+            raise RequestError(f"the request is larger than {most} bytes", 413)
+    return bytes(body)
+
+
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that was read once more, and then what comes after it."""
+    sent = False
+
+    async def again() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+async def outcomes(request: Request, service: Service, items: Sequence[Item]) -> list[Outcome]:
+    """Of all items of a request. What is left of them is cancelled when one fails, or the client hangs up (Gone)."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(item: Item) -> Outcome:
+        async with gate:
+            return await service.outcome(item)
+
+    works = [asyncio.ensure_future(one(item)) for item in items]
+    try:
+        return await while_connected(request, asyncio.gather(*works))
+    finally:
+        for work in works:
+            work.cancel()
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """What `work` gives; it is cancelled when the client hangs up, and then Gone is raised."""
+    working, hanging_up = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({working, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Gone
+        return working.result()
+    finally:
+        for task in (working, hanging_up):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class Telling:
+    """The text of one item as it is generated."""
+
+    def __init__(self, service: Service, item: Item) -> None:
+        """The model is asked at once."""
+        from dray.pipelines.generation.streaming import Listener
+
+        loop, self._pieces = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+
+        def hear(piece: str) -> None:
+            loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
+
+        self._listener = Listener(hear)
+        self._work = asyncio.ensure_future(service.outcome(replace(item, listener=self._listener)))
+        self._work.add_done_callback(lambda _: self._pieces.put_nowait(None))
+        self._first: str | None = None
+
+    async def begun(self, request: Request) -> None:
+        """Returns when there is a first piece, or nothing to tell.
+
+        Raises:
+            Gone: the client has hung up.
+            Exception: what the model or its queue raises before that.
+        """
+        try:
+            self._first = await while_connected(request, self._pieces.get())
+            if self._first is None:
+                await self._work
+        except BaseException:
+            self.cancel()
+            raise
+
+    async def pieces(self) -> AsyncIterator[str]:
+        """The text. Raises what the model raises."""
+        piece = self._first
+        while piece is not None:
+            yield piece
+            piece = await self._pieces.get()
+        await self._work
+
+    async def outcome(self) -> Outcome:
+        """Of the item, when it is done."""
+        return await self._work
+
+    def cancel(self) -> None:
+        """Nobody listens any more; the model need not go on."""
+        self._listener.has_left = True
+        self._work.cancel()
+
+
+def event(content: object) -> bytes:
+    """A server-sent event."""
+    return b"data: " + json.dumps(content).encode() + b"\n\n"

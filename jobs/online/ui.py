@@ -1,0 +1,267 @@
+"""The page at /ui: a field for each argument of the task, and the prediction as people read it. Made with Gradio."""
+
+from __future__ import annotations
+
+import hmac
+import io
+import json
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dray.jobs.online.ui_guard import PATH, Guard
+from dray.pipelines.errors import DrayError
+from dray.pipelines.media import subtitles
+from dray.pipelines.media import values as cells
+from dray.pipelines.online.service import Service
+from dray.pipelines.phases.phases import Item
+from dray.pipelines.protocols.huggingface import plain_json
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SCORED = (
+    "audio-classification", "image-classification", "text-classification", "video-classification",
+    "zero-shot-audio-classification", "zero-shot-image-classification",
+)  # fmt: skip
+BOXED = "object-detection", "zero-shot-object-detection"
+WRITTEN = "any-to-any", "image-text-to-text", "text-generation"
+SPEECH, SEGMENTS, WORDS, SOUND = "automatic-speech-recognition", "image-segmentation", "token-classification", "text-to-audio"
+LABELS = "candidate_labels"
+MEDIA_FIELDS: Mapping[object, str] = {
+    cells.recording: "audio", cells.samples: "audio", cells.image: "image", cells.images: "image", cells.video: "video"
+}  # fmt: skip
+KINDS = "srt", "vtt"  # of subtitles
+SHOWN = 10  # labels at most
+CACHED_S = 3600  # for which Gradio keeps what was sent and shown
+KEPT_S = 600.0  # for which a file that was made for the page is kept
+
+Values = Mapping[str, Any]  # argument -> what the page's field holds
+
+
+@dataclass(frozen=True)
+class View:
+    """How predictions are shown.
+
+    Attributes:
+        components: that show one.
+        show: (prediction, the fields' values) -> a value for each of them.
+    """
+
+    components: Sequence[Any]
+    show: Callable[[Any, Values], Sequence[object]]
+
+
+def add(app: FastAPI, service: Service, name: str, keys: Sequence[str], most: int) -> None:
+    """Adds the page; where Gradio is missing, one that says so. With keys it asks for one, as the password.
+
+    `most`: bytes of a file that is sent.
+    """
+    try:
+        import gradio
+    except ImportError:
+
+        @app.get(PATH, include_in_schema=False)
+        async def missing() -> PlainTextResponse:
+            return PlainTextResponse("this page needs Gradio: pip install 'dray[ui]' where the service runs\n", 501)
+
+        return
+
+    def is_known(user: str, password: str) -> bool:
+        matches = [hmac.compare_digest(password.encode(), key.encode()) for key in keys]  # all, for the same time
+        return any(matches)
+
+    lock = {"auth": is_known, "auth_message": "Any name; the password is an API key."} if keys else {}
+    # Without root_path the files that it shows have addresses that lack the /ui.
+    app.add_middleware(Guard)
+    gradio.mount_gradio_app(app, make_page(service, name), PATH, root_path=PATH, max_file_size=most, **lock)
+
+
+def make_page(service: Service, name: str) -> Any:  # noqa: ANN401  # gradio.Blocks
+    """The page."""
+    import gradio as gr
+
+    fields = {argument: _field(service, argument) for argument in _shown(service)}
+    view = view_of(service)
+
+    async def answer(*given: Any) -> Sequence[object]:  # noqa: ANN401  # what fields hold
+        values = dict(zip(fields, given, strict=True))
+        try:
+            prediction = (await service.outcome(item_of(service, values))).prediction
+        except DrayError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        shown = view.show(prediction, values)
+        return shown if len(view.components) > 1 else shown[0]  # type: ignore[return-value]
+
+    with gr.Blocks(title=f"dray: {name}", analytics_enabled=False, delete_cache=(CACHED_S, CACHED_S)) as page:
+        gr.Markdown(f"# {service.task.name}\n{name}, served by dray. Programs ask at `/`, see [the interface](/docs).")
+        with gr.Row():
+            with gr.Column():
+                for field in fields.values():
+                    field.render()
+                button = gr.Button("Run", variant="primary", elem_id="run")
+            with gr.Column():
+                for component in view.components:
+                    component.render()
+        button.click(answer, list(fields.values()), list(view.components), queue=False, api_visibility="private")
+    page.has_launched = True  # which Gradio sets where it runs the server itself: until then it opens any file
+    return page
+
+
+def item_of(service: Service, values: Values) -> Item:
+    """What the fields hold, as an item. Media are read here: a path is one of Gradio's own. Raises DrayError."""
+    given: dict[str, object] = {}
+    options: dict[str, object] = {}
+    for argument, value in values.items():
+        if argument == LABELS:
+            options[LABELS] = [label.strip() for label in str(value).split(",") if label.strip()]
+        elif value not in (None, ""):
+            given[argument] = Path(value).read_bytes() if _kind(service, argument) != "text" else str(value)
+    if not given:
+        raise DrayError("there is nothing to work on yet")
+    if service.task.name == SPEECH:
+        options |= _timestamps(service)
+    return Item(given, options)
+
+
+def _timestamps(service: Service) -> dict[str, object]:
+    pipe = service.phases.pipe
+    if pipe.type == "seq2seq" or "return_timestamps" in service.config.parameters:  # other models know no times
+        return {}
+    return {"return_timestamps": True if pipe.type == "seq2seq_whisper" else "word"}
+
+
+def _shown(service: Service) -> list[str]:
+    names = [name for name in service.task.inputs if name not in ("text_pair", "word_boxes")]
+    return [*names, LABELS] if service.task.name.startswith("zero-shot") else names
+
+
+def _kind(service: Service, argument: str) -> str:
+    """audio, image, video or text."""
+    return MEDIA_FIELDS.get(service.task.arguments[argument], "text")
+
+
+def _field(service: Service, argument: str) -> Any:  # noqa: ANN401  # a component
+    import gradio as gr
+
+    label = argument.replace("_", " ").capitalize()
+    if argument == LABELS:
+        known: Any = service.config.parameters.get(LABELS) or ()
+        return gr.Textbox(", ".join(known), label=f"{label}, with commas between them", render=False)
+    kind = _kind(service, argument)
+    if kind == "audio":
+        return gr.Audio(type="filepath", label=label, render=False)
+    if kind == "image":
+        return gr.Image(type="filepath", label=label, render=False)
+    if kind == "video":
+        return gr.Video(label=label, render=False)
+    return gr.Textbox(label=label, lines=4, render=False)
+
+
+def view_of(service: Service) -> View:
+    """How predictions of the service's task are shown."""
+    import gradio as gr
+
+    task = service.task.name
+    if task == SPEECH:
+        components = [
+            gr.Textbox(label="Text", lines=4, render=False, elem_id="text"),
+            gr.Audio(label="With subtitles", interactive=False, render=False, elem_id="player"),
+            gr.Dataframe(headers=["from", "to", "text"], label="Timestamps", render=False, elem_id="times"),
+            gr.File(label="Subtitles", file_count="multiple", render=False, elem_id="subtitles"),
+        ]
+        return View(components, _speech)
+    if task in SCORED:
+        return View([_labels()], lambda prediction, values: [_scores(prediction)])
+    if task == "zero-shot-classification":
+        return View([_labels()], lambda found, values: [dict(zip(found["labels"], found["scores"], strict=True))])
+    if task in (*BOXED, SEGMENTS):
+        component = gr.AnnotatedImage(label="Found", render=False, elem_id="found")
+        return View([component], _boxes if task in BOXED else _segments)
+    if task == WORDS:
+        component = gr.HighlightedText(label="Entities", render=False, elem_id="found")
+        return View([component], lambda found, values: [{"text": values["text"], "entities": list(map(_entity, found))}])
+    if task in WRITTEN:
+        return View([gr.Textbox(label="Text", lines=8, render=False, elem_id="text")], lambda found, values: [_written(found)])
+    if task == SOUND:
+        player = gr.Audio(label="Sound", render=False, elem_id="player")
+        return View([player], lambda found, values: [_file(found["audio"], "sound.flac")])
+    if task == "depth-estimation":
+        return View([gr.Image(label="Depth", render=False, elem_id="found")], lambda found, values: [_picture(found["depth"])])
+    return View(
+        [gr.JSON(label="Prediction", render=False, elem_id="found")], lambda found, values: [json.loads(plain_json(found))]
+    )
+
+
+def _labels() -> Any:  # noqa: ANN401  # a component
+    import gradio as gr
+
+    return gr.Label(num_top_classes=SHOWN, label="Labels", render=False, elem_id="found")
+
+
+def _scores(prediction: Any) -> dict[str, float]:  # noqa: ANN401  # records
+    return {str(each["label"]): float(each["score"]) for each in prediction}
+
+
+def _speech(prediction: Any, values: Values) -> Sequence[object]:  # noqa: ANN401  # a transcript
+    chunks = prediction.get("chunks") or ()
+    cues = subtitles.cues(chunks)
+    table = [[round(cue.start, 2), round(cue.stop, 2), cue.text] for cue in cues]
+    files = [_file(subtitles.render(chunks, kind).encode(), f"{Path(values['audio']).stem}.{kind}") for kind in KINDS if cues]
+    return [prediction["text"].strip(), _player(values["audio"], files), table, files]
+
+
+def _player(audio: str, files: Sequence[str]) -> object:
+    import gradio as gr
+
+    captions = next((file for file in files if file.endswith("vtt")), None)
+    return gr.Audio(audio, subtitles=captions) if captions else audio
+
+
+def _boxes(prediction: Any, values: Values) -> Sequence[object]:  # noqa: ANN401  # records
+    boxes = [
+        (tuple(round(each["box"][side]) for side in ("xmin", "ymin", "xmax", "ymax")), f"{each['label']} {each['score']:.2f}")
+        for each in prediction
+    ]
+    return [(values["image"], boxes)]
+
+
+def _segments(prediction: Any, values: Values) -> Sequence[object]:  # noqa: ANN401  # records
+    import numpy as np
+
+    return [(values["image"], [(np.asarray(_picture(each["mask"])) > 0, str(each["label"])) for each in prediction])]
+
+
+def _entity(found: Mapping[str, Any]) -> dict[str, object]:
+    return {"entity": found.get("entity_group", found.get("entity")), "start": found["start"], "end": found["end"]}
+
+
+def _written(prediction: Any) -> str:  # noqa: ANN401  # records
+    text = prediction[0]["generated_text"]
+    return str(text[-1]["content"] if isinstance(text, list) else text)
+
+
+def _picture(value: Any) -> Image.Image:  # noqa: ANN401  # a picture, or encoded as one
+    from PIL import Image
+
+    return Image.open(io.BytesIO(value)) if isinstance(value, (bytes, bytearray)) else value
+
+
+def _file(content: bytes, name: str) -> str:
+    """A file that Gradio may hand out: it takes a copy at once. Those of some time ago are deleted."""
+    folder = Path(tempfile.gettempdir()) / f"dray-ui-{os.getpid()}"
+    for old in folder.glob("*"):
+        if time.time() - old.stat().st_mtime > KEPT_S:
+            shutil.rmtree(old, ignore_errors=True)
+    path = folder / uuid.uuid4().hex / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    return str(path)

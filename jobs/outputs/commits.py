@@ -1,0 +1,178 @@
+"""Which rows are finished: what write tasks have committed. What they have not is taken back.
+
+A write task leaves files with its own name in three places: its rows' keys under `_dray/checkpoint`, pending before there are
+any data and renamed after, and its rows under `data/status=ok` and `data/status=failed`. The protocol is Ray Data's; taking
+back is ours, because Ray's own leaves the checkpoint of a task that was repeated after its commit, and deletes its data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from dray.jobs.batch.rows import KEY
+from dray.jobs.keys import KeySet
+from dray.jobs.storage.folder import STATE, Folder
+from ray.data.checkpoint import CheckpointConfig
+from ray.data.checkpoint.checkpoint_filter import CheckpointManager
+from ray.data.checkpoint.checkpoint_writer import PENDING_CHECKPOINT_SUFFIX
+
+CHECKPOINT = f"{STATE}/checkpoint"
+DATA = "data"
+PENDING = f"{PENDING_CHECKPOINT_SUFFIX}.parquet"
+VOID = ".void"  # says that a task's commit, should one appear, is not to be believed
+TASK = re.compile(r"[0-9a-f]{32}_\d{6,}")  # the names that Ray gives to write tasks
+THREADS = 32
+
+
+class FinishedElsewhere(CheckpointManager):  # type: ignore[misc]  # Ray is untyped
+    """Tells Ray Data not to filter finished rows: the read tasks do, without the actors that Ray's own filter needs."""
+
+    def load_checkpoint(self, *args: object, **kwargs: object) -> tuple[None, int]:
+        """Nothing to filter."""
+        return None, 0
+
+
+def checkpoint_config(output: Folder) -> CheckpointConfig:
+    """Ray Data's two-phase commit: the keys of a file's rows are written before it and committed after it."""
+    return CheckpointConfig(
+        id_column=KEY,
+        checkpoint_path=(output / CHECKPOINT).path,
+        override_filesystem=output.arrow(),
+        delete_checkpoint_on_success=False,
+        checkpoint_manager_cls=FinishedElsewhere,
+    )
+
+
+def task_of(path: str) -> str:
+    """The write task that a file is of, by the file's name."""
+    return posixpath.basename(path).lstrip(".").split(".")[0]
+
+
+def is_committed(output: Folder, task: str) -> bool:
+    """Whether a write task has been committed."""
+    return bool(output.fs.exists(posixpath.join(output.path, CHECKPOINT, f"{task}.parquet")))
+
+
+@dataclass(frozen=True)
+class TaskFiles:
+    """The files of write tasks, by task.
+
+    Attributes:
+        pending: checkpoints that were written and not committed.
+        committed: checkpoints that were committed.
+        void: marks that a commit is not to be believed.
+        data: files of rows, of any status.
+    """
+
+    pending: dict[str, str]
+    committed: dict[str, str]
+    void: dict[str, str]
+    data: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, output: Folder) -> TaskFiles:
+        """Lists those that are in a folder now."""
+        files = cls({}, {}, {}, defaultdict(list))
+        kinds = ((PENDING, files.pending), (VOID, files.void), (".parquet", files.committed))  # the first that fits
+        for path in (output / CHECKPOINT).files():
+            for kind in [kind for suffix, kind in kinds if path.endswith(suffix)][:1]:
+                kind[task_of(path)] = path
+        for path in (output / DATA).files():
+            files.data[task_of(path)].append(path)
+        return files
+
+    @property
+    def unfinished(self) -> set[str]:
+        """Tasks that were not committed, or whose commit is void, and have left files."""
+        strays = {task for task in self.data.keys() - self.committed.keys() if TASK.fullmatch(task)}
+        return self.pending.keys() | strays | (self.void.keys() & (self.committed.keys() | self.data.keys()))
+
+
+def committed_keys(output: Folder) -> dict[str, KeySet]:
+    """Keys of the rows that earlier runs have written, by write task; no row is of two.
+
+    What was not committed is deleted first, and so is the later one of two tasks with a row in common, and one whose
+    checkpoint cannot be read.
+    """
+    while True:
+        written = _read_keys(output, roll_back(output).committed)
+        bad = [task for task, keys in written.items() if keys is None] or _repeated(written)
+        if not bad:
+            return {task: keys for task, keys in written.items() if keys is not None}
+        void(output, bad)
+
+
+def _read_keys(output: Folder, committed: Mapping[str, str]) -> dict[str, KeySet | None]:
+    filesystem = output.arrow()
+
+    def read(path: str) -> KeySet | None:
+        try:
+            return KeySet.of(pq.read_table(path, columns=[KEY], filesystem=filesystem)[KEY].to_numpy())
+        except pa.ArrowInvalid:  # a machine that lost its power may leave a name without content
+            return None
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(committed, pool.map(read, committed.values()), strict=True))
+
+
+def _repeated(written: Mapping[str, KeySet | None]) -> list[str]:
+    """Tasks that have rows in common with an earlier one."""
+    sets = {task: keys for task, keys in sorted(written.items()) if keys is not None}
+    seen = KeySet.union(sets.values())
+    if len(seen) == sum(map(len, sets.values())):
+        return []
+    repeated, seen = [], KeySet()
+    for task, keys in sets.items():
+        if seen.counts(keys.starts, keys.stops).any():
+            repeated.append(task)
+        else:
+            seen = KeySet.union([seen, keys])
+    return repeated
+
+
+def finished_keys(output: Folder) -> KeySet:
+    """Keys of all rows that earlier runs have written, after the same."""
+    return KeySet.union(committed_keys(output).values())
+
+
+def roll_back(output: Folder) -> TaskFiles:
+    """Deletes what unfinished write tasks have left. Returns the files of the others.
+
+    A write task whose driver is dead may go on for a while, even commit after this; therefore the mark that voids it comes
+    first and stays. Interrupted at any point, the next call does the rest.
+    """
+    files = TaskFiles.of(output)
+    undone = sorted(files.unfinished)
+    void(output, [task for task in undone if task not in files.void])
+
+    def delete(task: str) -> None:
+        for path in [files.committed.get(task), *files.data.get(task, []), files.pending.get(task)]:
+            if path is not None:
+                with contextlib.suppress(FileNotFoundError):  # the task itself may have renamed it by now
+                    output.fs.rm_file(path)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(delete, undone))
+    kept = files.committed.keys() - set(undone) - files.void.keys()
+    return TaskFiles({}, {task: files.committed[task] for task in kept}, files.void, {task: files.data[task] for task in kept})
+
+
+def void(output: Folder, tasks: Iterable[str]) -> None:
+    """Marks write tasks as not done; the next `roll_back` deletes their files."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(lambda task: output.write(f"{CHECKPOINT}/{task}{VOID}", b""), tasks))
+
+
+def undo(output: Folder, keys: KeySet) -> KeySet:
+    """Takes back all write tasks that have written a row of `keys`. Returns the keys that stay finished."""
+    tasks = committed_keys(output)
+    void(output, [task for task, written in tasks.items() if written.counts(keys.starts, keys.stops).any()])
+    return finished_keys(output)

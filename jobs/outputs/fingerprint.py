@@ -1,0 +1,123 @@
+"""Whose work an output folder holds: what must be the same for a later run to continue it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from dray.jobs.inputs.dataset import Columns
+from dray.jobs.inputs.inventory import INVENTORY
+from dray.jobs.outputs.commits import CHECKPOINT, DATA
+from dray.jobs.outputs.retry import RETRIED
+from dray.jobs.storage.folder import BATCH_ERRORS, BATCH_OUTPUT, PRECISION, REPORT, STATE, SUMMARY, Folder, reason
+from dray.pipelines.config import JobConfig
+from dray.pipelines.errors import OutputError
+from dray.pipelines.models.choosing import named_model
+from dray.pipelines.tasks.table import Task
+
+FINGERPRINT = f"{STATE}/fingerprint.json"
+CONFIG = f"{STATE}/config.json"
+RESULTS = 2  # raised when rows get other keys or results than before
+# What --fresh deletes; the commits first: should it be interrupted, data without a commit do not count.
+OURS = (
+    CHECKPOINT, RETRIED, INVENTORY, "data/status=ok", "data/status=failed", "subtitles", FINGERPRINT, CONFIG, PRECISION,
+    SUMMARY, REPORT, BATCH_OUTPUT, BATCH_ERRORS,
+)  # fmt: skip
+SECRET = re.compile(
+    r"(.*(access|api|auth|hf|session|security)_?)?token|.*(secret|password|credential).*|(.*_)?key", re.IGNORECASE
+)
+
+
+def fingerprint(config: JobConfig, task: Task, columns: Columns, model: str) -> dict[str, object]:
+    """What must be the same for two runs to share an output folder. `model` is a hash of the weights or a commit."""
+    name, revision = named_model(config, task.name)
+    return {
+        "task": task.name,
+        "model": name,
+        "revision": revision,
+        "weights": model,
+        "parameters": dict(config.parameters),
+        "model_kwargs": without_secrets(config.model_kwargs, None),
+        "dtype": config.engine.dtype,
+        "seed": config.engine.seed,
+        "input format": config.input.format,
+        "columns": columns.arguments,
+        "id": columns.id,
+        "keep": list(columns.keep),
+        "format": config.output.format,
+        "version of dray's results": RESULTS,
+        "version of transformers": version("transformers"),
+    }
+
+
+def without_secrets(value: object, mask: str | None = "***") -> object:
+    """A value of the config without the tokens, keys and passwords in it: they become `mask`, or are left out."""
+    if not isinstance(value, Mapping):
+        return [without_secrets(inner, mask) for inner in value] if isinstance(value, (list, tuple)) else value
+    hidden = {key for key, inner in value.items() if isinstance(inner, str) and SECRET.fullmatch(str(key))}
+    kept = {key: mask if key in hidden else without_secrets(inner, mask) for key, inner in value.items()}
+    return {key: inner for key, inner in kept.items() if not (key in hidden and mask is None)}
+
+
+def public(config: JobConfig) -> str:
+    """The config as JSON that anyone may read: without storage options and secrets."""
+    shown = config.model_dump(mode="json", exclude={"input": {"storage_options"}, "output": {"storage_options"}})
+    return json.dumps({**shown, "model_kwargs": without_secrets(shown["model_kwargs"])}, indent=2)
+
+
+def refuse_different(output: Folder, work: Mapping[str, object]) -> bool:
+    """Whether the folder holds the result of this work, a fingerprint; False where it holds none.
+
+    Raises:
+        OutputError: it holds the result of other work, or of unknown origin, or cannot be read.
+    """
+    try:
+        earlier = output.read(FINGERPRINT)
+        is_foreign = earlier is None and bool((output / DATA).files())
+    except Exception as error:  # clients of object stores raise their own
+        raise OutputError(f"output.path: cannot read {output.url}: {reason(error)}") from None
+    if is_foreign:
+        raise OutputError(f"output.path: {output.url}/data holds files of unknown origin; choose another folder")
+    if earlier is not None:
+        _refuse_different(output.url, json.loads(earlier), work)
+    return earlier is not None
+
+
+def claim(output: Folder, work: Mapping[str, object], config: JobConfig, fresh: bool) -> None:
+    """Makes the folder this work's.
+
+    Args:
+        output: the output folder; created if missing.
+        work: the fingerprint.
+        config: written beside it, for the record.
+        fresh: what an earlier run left is deleted first.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        if fresh:
+            for name in OURS:
+                (output / name).remove()
+        output.write(FINGERPRINT, json.dumps(work, indent=2, default=str))
+        output.write(CONFIG, public(config))
+    except Exception as error:  # clients of object stores raise their own
+        raise OutputError(f"output.path: cannot write to {output.url}: {reason(error)}") from None
+
+
+def _refuse_different(url: str, earlier: Mapping[str, object], work: Mapping[str, object]) -> None:
+    before, now = dict(_leaves(earlier)), dict(_leaves(json.loads(json.dumps(work, default=str))))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise OutputError(
+                f"output.path: {url} holds the result of a run where {key} was {before.get(key)!r}, not {now.get(key)!r}; "
+                "choose another folder, or --fresh to start over"
+            )
+
+
+def _leaves(value: object, name: str = "") -> list[tuple[str, object]]:
+    if isinstance(value, Mapping) and value:
+        return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{name}.{key}" if name else str(key))]
+    return [(name, value)]

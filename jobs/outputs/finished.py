@@ -1,0 +1,110 @@
+"""What is finished, after whatever happened to earlier runs and to the input since."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from dray.jobs.inputs.dataset import Input
+from dray.jobs.inputs.formats.registry import WHOLE_FILE
+from dray.jobs.inputs.inventory import Inventory, is_same, read_inventory
+from dray.jobs.keys import KeySet
+from dray.jobs.outputs.commits import finished_keys, undo
+from dray.jobs.outputs.retry import failed_keys, release, released_keys, resume
+from dray.jobs.storage.folder import Folder, reason
+from dray.pipelines.config import JobConfig
+from dray.pipelines.errors import OutputError
+
+
+@dataclass(frozen=True)
+class Books:
+    """Which rows are not to be done.
+
+    Attributes:
+        finished: their keys.
+        earlier: how many rows earlier runs have finished.
+    """
+
+    finished: KeySet = field(default_factory=KeySet)
+    earlier: int = 0
+
+
+def known_files(output: Folder, again: bool) -> Inventory:
+    """The files of earlier runs by name; without damaged ones, where another look at those is wanted. Raises OutputError."""
+    try:
+        known = read_inventory(output)
+    except Exception as error:  # clients of object stores raise their own
+        raise OutputError(f"output.path: cannot read {output.url}: {reason(error)}") from None
+    return {name: source for name, source in known.items() if not (again and source.damaged)}
+
+
+def open_books(config: JobConfig, output: Folder, data: Input, known: Inventory, again: bool) -> Books:
+    """Takes back what was not committed, and rows whose files have changed; then says what is finished.
+
+    Args:
+        config: the job.
+        output: its output folder.
+        data: its input.
+        known: the input's files as earlier runs have found them.
+        again: only failed rows are to be done; they are taken back, too.
+
+    Raises:
+        OutputError: a file changed after rows of it were finished, and the config does not say that they be done again.
+    """
+    resume(output)
+    finished = finished_keys(output)
+    mended, changed = (keys.common(finished) for keys in _changed(data, known))
+    if len(changed):
+        mended = KeySet.union([mended, _only_failed(output, data, changed)])
+        changed = changed.without(mended)
+    if len(changed):
+        _refuse_changed(config, known, changed)
+        finished = undo(output, changed)
+    if len(mended):
+        finished = finished.without(release(output, mended))
+    if not again:
+        return Books(finished, data.finished_rows(finished))
+    release(output)
+    finished, released = finished_keys(output), released_keys(output)  # with those that an interrupted retry has left
+    failed = KeySet.union([released, _mended(data, released)]).without(finished)
+    everything = KeySet.between(source.keys for source in data.sources)
+    return Books(everything.without(failed), data.finished_rows(finished))
+
+
+def _mended(data: Input, released: KeySet) -> KeySet:
+    """The rows of files that can be read now, and were failed rows as a whole."""
+    whole = np.array([source.first_key + WHOLE_FILE for source in data.sources], np.uint64)
+    was_failed = released.holds(whole)
+    return KeySet.between(
+        source.keys for source, was in zip(data.sources, was_failed, strict=True) if was and not source.damaged
+    )
+
+
+def _only_failed(output: Folder, data: Input, changed: KeySet) -> KeySet:
+    """The finished rows of those changed files that nothing good has come of; there is nothing to refuse."""
+    failed = failed_keys(output).common(changed)
+    starts, stops = data.key_ranges
+    is_bad = changed.counts(starts, stops) == failed.counts(starts, stops)
+    return changed.common(KeySet.between(zip(starts[is_bad].tolist(), stops[is_bad].tolist(), strict=True)))
+
+
+def _changed(data: Input, known: Inventory) -> tuple[KeySet, KeySet]:
+    """Keys of files that are not what they were: of those that were damaged, and of the others."""
+    earlier = [
+        known[source.name] for source in data.sources if source.name in known and not is_same(source, known[source.name])
+    ]
+    mended = KeySet.between(source.keys for source in earlier if source.damaged)
+    return mended, KeySet.between(source.keys for source in earlier if not source.damaged)
+
+
+def _refuse_changed(config: JobConfig, known: Inventory, changed: KeySet) -> None:
+    if config.input.changed == "redo":
+        return
+    ranges = np.array([source.keys for source in known.values()], np.uint64)
+    concerned = changed.counts(ranges[:, 0], ranges[:, 1]) > 0
+    files = [name for name, is_concerned in zip(known, concerned, strict=True) if is_concerned]
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    raise OutputError(
+        f"input.path: {files[0]}{more} changed after {len(changed)} of its rows were finished; set input.changed: redo to "
+        "have them done again, or start over with --fresh"
+    )

@@ -1,0 +1,141 @@
+"""Failed rows, done again: they are taken out of the results and the books, and are then unfinished rows like any other.
+
+What is about to be taken out is written down first, so that an interruption at any point is continued by the next command.
+The notes stay: they say how often a row has been tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import posixpath
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from dray.jobs.batch.datasink import count_rows
+from dray.jobs.batch.rows import ERRORS, KEY, POSITION, SOURCE
+from dray.jobs.inputs.formats.registry import WHOLE_FILE
+from dray.jobs.keys import NONE, Keys, KeySet, first_key
+from dray.jobs.outputs.commits import CHECKPOINT, TASK, THREADS, committed_keys, task_of
+from dray.jobs.storage.folder import STATE, Folder
+
+FAILED = "data/status=failed"
+RETRIED = f"{STATE}/retried"
+BEGUN = ".begun.parquet"
+NOTES = pa.schema([("task", pa.string()), (KEY, pa.uint64()), ("attempts", pa.int32())])
+
+
+def failed_rows(output: Folder) -> int:
+    """Rows under data/status=failed, of all runs so far."""
+    filesystem = output.arrow()
+    with ThreadPoolExecutor(THREADS) as pool:
+        return sum(pool.map(lambda path: count_rows(path, filesystem), _failed_files(output).values()))
+
+
+def failed_keys(output: Folder) -> KeySet:
+    """The keys of these rows."""
+    return KeySet.of(np.concatenate([NONE, *(notes[KEY].to_numpy() for notes in _all_notes(output))]))
+
+
+def _failed_files(output: Folder) -> dict[str, str]:
+    """By write task."""
+    paths = (output / FAILED).files()
+    return {task_of(path): path for path in paths if TASK.fullmatch(posixpath.basename(path).split(".")[0])}
+
+
+def _all_notes(output: Folder) -> list[pa.Table]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(lambda path: _notes_of(output, path), _failed_files(output).values()))
+
+
+def release(output: Folder, only: KeySet | None = None) -> KeySet:
+    """Makes failed rows unfinished.
+
+    Args:
+        output: the output folder.
+        only: of these keys; all, where it is None. Other failed rows of the same write tasks go with them.
+
+    Returns:
+        Their keys.
+    """
+    resume(output)
+    chosen = [each for each in _all_notes(output) if only is None or only.holds(each[KEY].to_numpy()).any()]
+    if not chosen:
+        return KeySet()
+    table = pa.concat_tables(chosen)
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content)
+    output.write(f"{RETRIED}/{uuid.uuid4().hex}{BEGUN}", content.getvalue().to_pybytes())
+    resume(output)
+    return KeySet.of(table[KEY].to_numpy())
+
+
+def resume(output: Folder) -> None:
+    """Carries out what was written down and not done."""
+    begun = [path for path in (output / RETRIED).files() if path.endswith(BEGUN)]
+    if not begun:
+        return
+    written, failed = committed_keys(output), _failed_files(output)
+    for path in begun:
+        notes = pq.read_table(path, filesystem=output.arrow())
+
+        def forget(task_keys: tuple[str, Keys]) -> None:
+            task, keys = task_keys
+            _forget(output, task, written.get(task, KeySet()).without(KeySet.of(keys)), failed.get(task))
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(forget, _by_task(notes)))
+        output.fs.mv(path, path.removesuffix(BEGUN) + ".parquet")
+
+
+def released_keys(output: Folder) -> KeySet:
+    """The keys of all rows that were ever made unfinished."""
+    return KeySet.of(np.array(list(attempts(output)), np.uint64))
+
+
+def attempts(output: Folder) -> dict[int, int]:
+    """How often rows that failed have been tried by earlier runs, by key."""
+    known: dict[int, int] = {}
+    for path in [path for path in (output / RETRIED).files() if path.endswith(".parquet")]:
+        notes = pq.read_table(path, filesystem=output.arrow())
+        for key, count in zip(notes[KEY].to_pylist(), notes["attempts"].to_pylist(), strict=True):
+            known[key] = max(known.get(key, 0), count)
+    return known
+
+
+def _forget(output: Folder, task: str, left: KeySet, failed: str | None) -> None:
+    """Leaves a write task with `left` as its rows, and without the file `failed`; may be done twice."""
+    checkpoint = f"{CHECKPOINT}/{task}.parquet"
+    if len(left):
+        content = pa.BufferOutputStream()
+        pq.write_table(pa.table({KEY: left.keys()}), content)
+        output.write(checkpoint, content.getvalue().to_pybytes())
+    else:
+        (output / checkpoint).remove()
+    if failed is not None:
+        with contextlib.suppress(FileNotFoundError):
+            output.fs.rm_file(failed)
+
+
+def _by_task(notes: pa.Table) -> Iterator[tuple[str, Keys]]:
+    keys = defaultdict(list)
+    for task, key in zip(notes["task"].to_pylist(), notes[KEY].to_pylist(), strict=True):
+        keys[task].append(key)
+    yield from ((task, np.array(held, np.uint64)) for task, held in keys.items())
+
+
+def _notes_of(output: Folder, path: str) -> pa.Table:
+    """The failed rows of one file, as NOTES."""
+    with output.arrow().open_input_file(path) as file:
+        if path.endswith(".parquet"):
+            rows = pq.read_table(file, columns=[SOURCE, POSITION, ERRORS]).to_pylist()
+        else:
+            rows = [json.loads(line) for line in file.read().splitlines()]
+    keys = [first_key(row[SOURCE]) + (WHOLE_FILE if row[POSITION] is None else row[POSITION]) for row in rows]
+    tried = [row[ERRORS]["attempts"] for row in rows]
+    return pa.table({"task": [task_of(path)] * len(rows), KEY: pa.array(keys, pa.uint64()), "attempts": tried}).cast(NOTES)

@@ -1,0 +1,70 @@
+"""Which model inputs may share a batch without changing each other's results, and cutting padding off again."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dray.pipelines.generation.sampling import continues_prompts, depends_on_prompt
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Pipeline
+
+Inputs = Mapping[str, Any]
+
+
+class Sharing(enum.Enum):
+    """A group of its own for each part."""
+
+    ALONE = "alone"
+
+
+def nothing(pipe: Pipeline, inputs: Inputs, during: Inputs) -> Hashable:
+    """Every part is a batch: the pipeline cannot batch the task, or padding would change its results."""
+    return Sharing.ALONE
+
+
+def equal_shapes(pipe: Pipeline, inputs: Inputs, during: Inputs) -> Hashable:
+    """Parts whose tensors have equal shapes share batches."""
+    return tuple((name, _shape(value)[1:]) for name, value in sorted(inputs.items()))
+
+
+def equal_but_for_padding(pipe: Pipeline, inputs: Inputs, during: Inputs) -> Hashable:
+    """Sequences may differ in length if a mask tells the model what is padding; all else is of equal shape."""
+    length = _shape(inputs.get("attention_mask"))[1:2]
+    # Who pads on the left without continuing prompts counts positions from the padding on.
+    is_shifted = pipe.tokenizer is not None and pipe.tokenizer.padding_side == "left" and not continues_prompts(pipe)
+    if not length or is_shifted or (continues_prompts(pipe) and depends_on_prompt(pipe, during)):
+        return equal_shapes(pipe, inputs, during)
+    return tuple(
+        (name, shape[2:] if shape[1:2] == length else shape[1:])
+        for name, shape in ((name, _shape(value)) for name, value in sorted(inputs.items()))
+    )
+
+
+def same_texts(pipe: Pipeline, inputs: Inputs, during: Inputs) -> Hashable:
+    """Zero-shot pipelines give a whole batch the candidate labels of its first item."""
+    return equal_shapes(pipe, inputs, during), inputs["text_inputs"][0]["input_ids"].numpy().tobytes()
+
+
+def _shape(value: object) -> tuple[int, ...]:
+    return tuple(getattr(value, "shape", ()))
+
+
+def trim_tokens(*names: str) -> Callable[[Pipeline, Inputs, dict[str, Any], Inputs], dict[str, Any]]:
+    """Cuts the outputs of these names, (1, tokens, ...), to the item's own tokens; without names, the first output."""
+
+    def trim(pipe: Pipeline, inputs: Inputs, output: dict[str, Any], during: Inputs) -> dict[str, Any]:
+        length = _shape(inputs.get("input_ids"))[1:2]
+        for name in names or list(output)[:1]:
+            if length and output.get(name) is not None:
+                output[name] = _cut(output[name], length[0], pipe.tokenizer.padding_side)
+        return output
+
+    return trim
+
+
+def _cut(states: torch.Tensor, length: int, side: str) -> torch.Tensor:
+    return states[:, -length:] if side == "left" else states[:, :length]

@@ -1,0 +1,147 @@
+"""How many padded elements a batch should hold: the knee of throughput, found by running the data's own parts."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dray.pipelines.batching.packing import Limits, Part, free_cached_memory, is_out_of_memory
+from dray.pipelines.batching.padding import Sharing
+
+ENOUGH = 0.96  # of the best throughput: the smallest batch that gives as much is taken
+PATIENCE = 2  # doublings that gain nothing, after which no more are tried
+LEAST_SHARE = 0.05  # of all elements; lengths with fewer take the batch of the next longer ones
+MOST_PARTS = 1024  # in a batch
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A batch that was tried: its parts and padded elements, real elements per second, and seconds; 0 where it did not fit."""
+
+    parts: int
+    elements: int
+    rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Parts of similar lengths.
+
+    Attributes:
+        longest: elements of the longest part that belongs here.
+        elements: padded elements that a batch of them should hold.
+        trials: how that was found, in the order of the trials.
+    """
+
+    longest: int
+    elements: int
+    trials: tuple[Trial, ...] = ()
+
+
+def knee(trials: Sequence[Trial]) -> Trial:
+    """The smallest batch with nearly the best throughput. There must be one that fitted."""
+    best = max(trial.rate for trial in trials)
+    return min((trial for trial in trials if trial.rate >= ENOUGH * best), key=lambda trial: trial.elements)
+
+
+def overhead(trials: Sequence[Trial]) -> float | None:
+    """What a batch costs however little is in it, as a share of what the elements of the best one cost: 0 to 1.
+
+    Seconds are taken to be a constant and a multiple of the elements. None where one trial is all there is to go by.
+    """
+    first, best = trials[0], knee(trials)
+    if best.elements <= first.elements or not first.seconds:
+        return None
+    elements, seconds = first.elements / best.elements, first.seconds / best.seconds
+    return min(1.0, max(0.0, (seconds - elements) / (1 - min(seconds, 0.99))))
+
+
+def tune(parts: Sequence[Part], run: Callable[[list[Part]], float], seconds: float) -> list[Bucket]:
+    """Tries batches of growing size, the longest parts first.
+
+    Args:
+        parts: of the data. Those that share no batch are left out.
+        run: runs the model on a batch and returns the seconds that took; raises where it does not fit.
+        seconds: after which no further batch is tried; lengths that are not done by then get no answer.
+
+    Returns:
+        Buckets of falling length; none where no parts share a batch.
+
+    Raises:
+        Exception: of `run`, other than out of memory.
+    """
+    deadline = time.monotonic() + seconds
+    groups = Counter(part.group for part in parts if part.group is not Sharing.ALONE)
+    if not groups:
+        return []
+    ((group, _),) = groups.most_common(1)
+    found: list[Bucket] = []
+    room = 1 << 62  # what did not fit once is not tried again with shorter parts
+    for bucket in by_length([part for part in parts if part.group == group]):
+        trials, room = _tried(bucket, run, room, deadline)
+        if time.monotonic() > deadline:  # larger batches might have been better
+            break
+        if any(trial.rate for trial in trials):
+            found.append(Bucket(bucket[0].cost, knee(trials).elements, tuple(trials)))
+    return found
+
+
+def by_length(parts: Sequence[Part]) -> list[list[Part]]:
+    """Parts of falling length, cut where it has halved; few parts go with the next longer ones."""
+    least = LEAST_SHARE * sum(part.cost for part in parts)
+    buckets: list[list[Part]] = []
+    held = 0
+    for part in sorted(parts, key=lambda part: -part.cost):
+        if not buckets or (held >= least and 2 * part.cost <= buckets[-1][0].cost):
+            buckets.append([])
+            held = 0
+        buckets[-1].append(part)
+        held += part.cost
+    if len(buckets) > 1 and held < least:
+        rest = buckets.pop()
+        buckets[-1] += rest
+    return buckets
+
+
+def limits(buckets: Sequence[Bucket], otherwise: Limits) -> Limits:
+    """The batch limits that were found, or those `otherwise` where nothing was."""
+    if not buckets:
+        return otherwise
+    largest = max(bucket.elements for bucket in buckets)
+    overheads = [share for bucket in buckets if bucket.trials and (share := overhead(bucket.trials)) is not None]
+    by_length = tuple((bucket.longest, bucket.elements) for bucket in reversed(buckets))
+    return Limits(otherwise.parts, largest, by_length, max(overheads, default=otherwise.overhead))
+
+
+def _tried(bucket: Sequence[Part], run: Callable[[list[Part]], float], room: int, deadline: float) -> tuple[list[Trial], int]:
+    """Trials of batches of 1, 2, 4 ... parts, until that gains nothing, fails or takes too long; and what still fits.
+
+    Each batch is run twice, and the faster run counts.
+    """
+    trials: list[Trial] = []
+    size, idle, best = 1, 0, 0.0
+    while size <= MOST_PARTS and idle < PATIENCE and size * bucket[0].cost < room and time.monotonic() < deadline:
+        batch = list(itertools.islice(itertools.cycle(bucket), size))
+        elements = size * bucket[0].cost
+        try:
+            took = run(batch)
+            if time.monotonic() < deadline:
+                took = min(took, run(batch))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            trials.append(Trial(size, elements, 0.0, 0.0))
+            room = elements
+            break
+        took = max(took, 1e-9)
+        rate = sum(part.cost for part in batch) / took
+        trials.append(Trial(size, elements, rate, took))
+        idle = 0 if rate > best / ENOUGH else idle + 1
+        best, size = max(best, rate), 2 * size
+    if room < 1 << 62:
+        free_cached_memory()
+    return trials, room

@@ -1,0 +1,235 @@
+"""Whole items through all three phases, with the next window of parts prepared while the model runs one."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+
+from dray.pipelines.batching.packing import Limits, Output, Part, ripe
+from dray.pipelines.engine.forward import forward_parts
+from dray.pipelines.engine.model_threads import Lanes
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.errors import RowError
+from dray.pipelines.media.fetch import ahead
+from dray.pipelines.meter import Meter
+from dray.pipelines.phases.phases import Item, Phases
+
+FATAL = KeyboardInterrupt, SystemExit, GeneratorExit  # what no row is to blame for
+SAMPLE = 256  # parts with which the limits of batches are found
+WINDOW = 128  # budgets of parts that are preprocessed, then sorted by length and batched together
+FIRST, FASTER = 2, 8  # of them in the first window; times as many in the next, for the model is slower than preprocessing
+WINDOW_ELEMENTS = 1 << 25  # and at most so many elements, 128 MiB of float32
+
+
+@dataclass
+class Outcome:
+    """One row's result: a prediction, or the error that took its place."""
+
+    prediction: object = None
+    error: RowError | None = None
+    meter: Meter = field(default_factory=Meter)
+
+
+@dataclass
+class _Pending:
+    """An item on its way: outputs by part, until all are there."""
+
+    item: Item
+    outcome: Outcome = field(default_factory=Outcome)
+    prepared: Meter = field(default_factory=Meter)  # the preprocessing thread's own
+    outputs: dict[int, Output] = field(default_factory=dict)
+    parts: int | None = None  # None while preprocessing goes on
+
+
+def preprocess_item(phases: Phases, item: Item, meter: Meter, watch: Watch) -> Iterator[Part]:
+    """The parts of one item; time and audio length go to `meter`.
+
+    Raises:
+        RowError: preprocessing failed, or has taken longer than the watch allows.
+    """
+    parts = iter(phases.preprocess(item))
+    spent = 0.0
+    while True:
+        started = time.perf_counter()
+        try:
+            with watch.on("preprocess", [item.key]):
+                part = next(parts, None)
+        except FATAL:
+            raise
+        except BaseException as error:  # decoders and tokenizers raise whatever they like about a row, and Rust's panic
+            raise RowError.wrap("preprocess", error) from error
+        took = time.perf_counter() - started
+        spent += took
+        meter.preprocess_s += took
+        if part is None:
+            return
+        if spent > watch.timeout_s:
+            limit = f"errors.timeout_s = {watch.timeout_s:g} s"
+            raise RowError("preprocess", "TimeoutError", f"preprocessing took longer than {limit}")
+        meter.audio_seconds += part.seconds
+        yield part
+
+
+def sample_parts(phases: Phases, items: Sequence[Item], watch: Watch, seconds: float) -> list[Part]:
+    """Up to SAMPLE parts of these items, made in about so many seconds; items that cannot be preprocessed give none."""
+    parts: list[Part] = []
+    deadline = time.monotonic() + seconds
+    for item in ahead(items[:SAMPLE], phases.fetched):
+        if len(parts) >= SAMPLE or time.monotonic() > deadline:
+            break
+        with contextlib.suppress(RowError):
+            parts += itertools.islice(preprocess_item(phases, item, Meter(), watch), SAMPLE - len(parts))
+    return parts
+
+
+def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: Meter, watch: Watch) -> object:
+    """The prediction. Raises RowError where postprocessing fails."""
+    started = time.perf_counter()
+    for output in outputs:
+        if isinstance(output, dict) and "is_last" in output:
+            del output["is_last"]
+    try:
+        with watch.on("postprocess", [item.key]):
+            return phases.postprocess(outputs, item)
+    except FATAL:
+        raise
+    except BaseException as error:  # whatever the pipeline makes of this row's outputs
+        raise RowError.wrap("postprocess", error) from error
+    finally:
+        meter.postprocess_s += time.perf_counter() - started
+
+
+_Window = list[tuple[int, int, Part]]  # (item, number of the part, part)
+_Results = list[tuple[Output | RowError, Meter]]
+
+
+def predict(phases: Phases, items: Sequence[Item], limits: Limits, watch: Watch, lanes: Lanes | None = None) -> list[Outcome]:
+    """All three phases for a block of items: the next window is preprocessed in a thread while the model runs one.
+
+    Several threads may each give a block at the same time: one block's windows are begun after the other's, and meanwhile the
+    first window of the next is made.
+
+    Parts that would be padded much wait for more of their length, the last ones until all are there. Memory is bounded by four
+    windows of parts (one runs, one waits, one is being made, one is kept for company), however long an item is; where `lanes`
+    have threads of their own by five, for the next window is begun before the last has ended.
+
+    Returns:
+        One outcome per item, in order.
+    """
+    lanes = lanes or Lanes(phases)
+    pending = [_Pending(item) for item in items]
+    held: _Window = []
+    running: deque[tuple[_Window, Future[_Results]]] = deque()
+
+    def finish() -> None:
+        window, results = running.popleft()
+        for (index, number, _), (output, meter) in zip(window, results.result(), strict=True):
+            _keep(pending[index], number, output, meter)
+        for index in dict.fromkeys(index for index, _, _ in window):
+            _finish(phases, pending[index], watch)
+
+    windows = _Prefetch(_windows(phases, pending, limits, watch))
+    try:
+        with lanes.turn:
+            for window in itertools.chain(windows, [None]):
+                held += window or []
+                is_small = sum(part.cost for _, _, part in held) < WINDOW_ELEMENTS
+                now, held = _ripe(held, limits) if window and is_small else (held, [])
+                parts = [part for _, _, part in now]
+                running.append((now, lanes.begin(functools.partial(forward_parts, phases, parts, limits, watch, lanes))))
+                while len(running) >= lanes.at_once:
+                    finish()
+        while running:
+            finish()
+    finally:
+        wait([results for _, results in running])
+    for state in pending:
+        state.outcome.meter.add(state.prepared)
+    return [state.outcome for state in pending]
+
+
+def _ripe(window: _Window, limits: Limits) -> tuple[_Window, _Window]:
+    """What is to be run, and what is better kept for the next window."""
+    chosen = ripe([part for _, _, part in window], limits)
+    return [window[index] for index in sorted(chosen)], [each for index, each in enumerate(window) if index not in chosen]
+
+
+def _keep(state: _Pending, number: int, output: Output | RowError, meter: Meter) -> None:
+    state.outcome.meter.add(meter)
+    if isinstance(output, RowError):
+        state.outcome.error = state.outcome.error or output
+    else:
+        state.outputs[number] = output
+
+
+def _finish(phases: Phases, state: _Pending, watch: Watch) -> None:
+    """Postprocesses an item whose parts have all come back."""
+    outcome = state.outcome
+    if outcome.error is not None or state.parts is None or len(state.outputs) < state.parts:
+        return
+    outputs = [state.outputs[number] for number in range(state.parts)]
+    state.outputs = {}
+    try:
+        outcome.prediction = postprocess_item(phases, outputs, state.item, outcome.meter, watch)
+    except RowError as error:
+        outcome.error = error
+
+
+def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, watch: Watch) -> Iterator[_Window]:
+    """Parts of successive items, cut into windows of about WINDOW batches.
+
+    The first is small, for nothing runs while it is made. The model takes long enough with it for a larger one to be made.
+    """
+    window: _Window = []
+    elements, size = 0, FIRST
+    for index, item in enumerate(ahead([state.item for state in pending], phases.fetched)):
+        state, number = pending[index], 0
+        try:
+            for part in preprocess_item(phases, item, state.prepared, watch):
+                is_full = elements > min(size * limits.elements, WINDOW_ELEMENTS) or len(window) >= size * limits.parts
+                if window and is_full:
+                    yield window
+                    window, elements, size = [], 0, min(FASTER * size, WINDOW)
+                window.append((index, number, part))
+                elements += part.cost
+                number += 1
+        except RowError as error:
+            state.outcome.error = error
+        state.parts = number
+        if number == 0 and state.outcome.error is None:
+            state.outcome.error = RowError("preprocess", "ValueError", "the item gave the model no input")
+    if window:
+        yield window
+
+
+class _Prefetch:
+    """Iterates in a thread, from now on and one item ahead. An exception in it is raised where the items are taken."""
+
+    def __init__(self, items: Iterator[_Window]) -> None:
+        self._queue: queue.Queue[_Window | BaseException | None] = queue.Queue(maxsize=1)
+        threading.Thread(target=self._fill, args=(items,), daemon=True).start()
+
+    def _fill(self, items: Iterator[_Window]) -> None:
+        try:
+            for item in items:
+                self._queue.put(item)
+            self._queue.put(None)
+        except BaseException as error:  # carried to the consuming thread
+            self._queue.put(error)
+
+    def __iter__(self) -> Iterator[_Window]:
+        while True:
+            item = self._queue.get()
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item

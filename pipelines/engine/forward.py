@@ -1,0 +1,123 @@
+"""Parts through the model, in packed batches: in the caller's thread or in several lanes, halved around what fails."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from dray.pipelines.batching.packing import Limits, Output, Part, bisect, free_cached_memory, is_lasting, is_out_of_memory, pack
+from dray.pipelines.batching.padding import Sharing
+from dray.pipelines.engine.model_threads import Lanes
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.errors import RowError
+from dray.pipelines.meter import Meter
+from dray.pipelines.phases.phases import Phases
+
+DIVISIBLE = 1 / 8  # of a batch at most is what it costs however little is in it, where two halves on two lanes pay
+
+
+def forward_parts(
+    phases: Phases, parts: Sequence[Part], limits: Limits, watch: Watch, lanes: Lanes | None = None
+) -> list[tuple[Output | RowError, Meter]]:
+    """The output of each part, or the error it raises when it is alone, and what it took. In order.
+
+    `lanes` are of the same phases; without, the caller's thread runs the model. A batch that has all the cores takes the time
+    of all lanes.
+    """
+    lanes = lanes or Lanes(phases)
+    results: list[tuple[Output | RowError, Meter]] = [(RowError("forward", "RuntimeError", "not run"), Meter()) for _ in parts]
+
+    def run(phases: Phases, share: int, batch: Sequence[int]) -> None:
+        began, started = time.time(), time.perf_counter()
+        with watch.on("forward", [parts[index].key for index in batch], phases.batches_at_once * lanes.count // share):
+            try:
+                outputs = phases.forward([parts[index] for index in batch])
+            except Exception as error:
+                if is_lasting(error):
+                    watch.ruined(error)
+                raise
+            finally:
+                seconds = share * (time.perf_counter() - started)
+                lanes.ran(seconds)
+        longest = max(parts[index].space for index in batch)
+        total = sum(parts[index].cost for index in batch) or 1
+        for index, output in zip(batch, outputs, strict=True):
+            cost = parts[index].cost
+            meter = Meter(elements=cost, padded_elements=longest, forward_s=seconds * cost / total, first_forward=began)
+            meter.add(results[index][1])
+            results[index] = output, meter
+
+    def failed(share: int, index: int, error: Exception) -> None:
+        if share < lanes.count and is_out_of_memory(error):  # what ran beside it may have had the memory
+            for_all.append([index])
+            return
+        results[index] = RowError.wrap("forward", error.with_traceback(None)), results[index][1]
+
+    def out_of_memory(share: int, batch: Sequence[int]) -> None:
+        limits.lower(len(batch), max(parts[index].space for index in batch))
+        phases.unstage()
+        if len(batch) > 1 or share == lanes.count:  # else it is tried once more
+            results[batch[0]][1].add(Meter(out_of_memory=1, batch_elements=limits.elements))
+        free_cached_memory()
+
+    def drain(batches: _Batches, share: int, phases: Phases) -> None:
+        heard = functools.partial(failed, share), functools.partial(out_of_memory, share)
+        for batch, following in batches:
+            phases.stage([parts[index] for index in following])
+            bisect(batch, functools.partial(run, phases, share), *heard)
+
+    def fitting(batch: Sequence[int]) -> int:
+        return limits.room(max(parts[index].space for index in batch))
+
+    packed = pack(parts, limits)
+    for_all = [batch for batch in packed if parts[batch[0]].group is Sharing.ALONE]
+    for_one = [batch for batch in packed if parts[batch[0]].group is not Sharing.ALONE]
+    if limits.overhead <= DIVISIBLE:
+        for_one = divided(for_one, parts, lanes.count)
+    even = len(for_one) // lanes.count * lanes.count
+    for_one, for_all = for_one[:even], for_one[even:] + for_all
+    if for_one:
+        lanes.run(functools.partial(drain, _Batches(for_one, fitting), 1))
+    if for_all:
+        lanes.wide(functools.partial(drain, _Batches(for_all, fitting), lanes.count))
+    phases.unstage()
+    return results
+
+
+def divided(batches: Sequence[list[int]], parts: Sequence[Part], count: int) -> list[list[int]]:
+    """The batches, some of them in halves, so that `count` threads have equally many; fewer only where there is too little.
+
+    Longest parts first, as `pack` gives them.
+    """
+    batches = list(batches)
+    while batches and len(batches) % count:
+        largest = max(batches, key=lambda batch: (len(batch) > 1, len(batch) * parts[batch[0]].space))
+        if len(largest) == 1:
+            break
+        place, middle = batches.index(largest), len(largest) // 2
+        batches[place : place + 1] = largest[:middle], largest[middle:]
+    return batches
+
+
+class _Batches:
+    """Batches of which each thread takes the next that no other has taken, with a look at the one after it."""
+
+    def __init__(self, batches: Sequence[list[int]], fitting: Callable[[Sequence[int]], int]) -> None:
+        """`fitting`: how many parts of a batch fit by now, for limits become lower after it was packed."""
+        self._left, self._fitting, self._lock = deque(batches), fitting, threading.Lock()
+
+    def __iter__(self) -> Iterator[tuple[list[int], list[int]]]:
+        while True:
+            with self._lock:
+                if not self._left:
+                    return
+                batch = self._left.popleft()
+                room = self._fitting(batch)
+                if len(batch) > room:
+                    self._left.appendleft(batch[room:])
+                    batch = batch[:room]
+                following = self._left[0] if self._left else []
+            yield batch, following

@@ -1,0 +1,178 @@
+"""What tuning has found, kept beside the models of this node: a model that was tuned here once is not tuned again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dray.pipelines.batching import tuning
+from dray.pipelines.batching.packing import Part, is_out_of_memory
+from dray.pipelines.batching.tuning import Bucket, Trial
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.errors import RowError
+from dray.pipelines.models.store import cache_folder
+
+if TYPE_CHECKING:
+    from dray.pipelines.phases.phases import Phases
+
+
+TRIES = 2  # of a worker: a row that the model refuses must not cost a whole job its tuning, nor each block a trial
+ENGINE = 2  # raised when batches are run so differently that what was found before says nothing
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an answer holds for: the same model, at the same precision, on the same hardware, doing the same.
+
+    `threads` are those of a worker, be they of one batch or of several at once.
+    """
+
+    model: str
+    task: str
+    dtype: str
+    device: str
+    threads: int
+    torch: str
+    engine: int = ENGINE
+
+    @classmethod
+    def of(cls, phases: Phases, identity: str) -> Subject:
+        """`identity` is the model's commit, or a hash of its files."""
+        import torch
+
+        device, dtype = phases.pipe.device, str(phases.pipe.dtype).removeprefix("torch.")
+        threads = 0 if phases.on_accelerator else torch.get_num_threads()
+        return cls(identity, phases.task.name, dtype, device_name(device), threads, torch.__version__)
+
+    @property
+    def path(self) -> Path:
+        """Of the file that keeps the answer."""
+        return _path(asdict(self))
+
+
+def device_name(device: object) -> str:
+    """The name of a torch device's hardware, for example NVIDIA H200 or the processor's model."""
+    import torch
+
+    if torch.device(str(device)).type == "cuda":
+        return str(torch.cuda.get_device_name(torch.device(str(device))))
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return f"{device} {line.partition(':')[2].strip()}"
+    return f"{device} {platform.processor() or platform.machine()}"
+
+
+def recall(subject: Subject) -> list[Bucket]:
+    """What was found before; empty where nothing was."""
+    try:
+        buckets = json.loads(subject.path.read_text(encoding="utf-8"))["buckets"]
+        return [
+            Bucket(each["longest"], each["elements"], tuple(Trial(**trial) for trial in each["trials"])) for each in buckets
+        ]
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or a file that another version has written
+        return []
+
+
+def remember(subject: Subject, buckets: Sequence[Bucket]) -> None:
+    """Keeps what was found."""
+    _write(subject.path, {**asdict(subject), "buckets": [asdict(bucket) for bucket in buckets]})
+
+
+def recall_threads(model: str, task: str) -> int | None:
+    """The threads that a copy of the model should have on CPUs, if that was found before."""
+    try:
+        return int(json.loads(_path(_crewed(model, task)).read_text(encoding="utf-8"))["threads"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remember_threads(model: str, task: str, threads: int) -> None:
+    """Keeps what was found."""
+    subject = _crewed(model, task)
+    _write(_path(subject), {**subject, "threads": threads})
+
+
+def _crewed(model: str, task: str) -> dict[str, object]:
+    return {"model": model, "task": task, "engine": ENGINE}
+
+
+def _path(subject: Mapping[str, object]) -> Path:
+    digest = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()[:16]
+    return cache_folder().parent / "tuned" / f"{digest}.json"
+
+
+def _write(path: Path, content: Mapping[str, object]) -> None:
+    """A disk that cannot be written to costs the next worker its own tuning, and no more."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        partial.replace(path)
+
+
+class Tuner:
+    """The batch limits of one worker: fixed by the config, remembered, or found with its first parts.
+
+    Attributes:
+        limits: to be used as they are at the time; they change.
+        seconds: that finding them may take.
+    """
+
+    def __init__(self, phases: Phases, batch: int | str, identity: str, seconds: float) -> None:
+        """`batch` is `engine.batch`; `identity` the model's. With 0 `seconds` nothing is tried."""
+        self._phases, self.seconds = phases, seconds
+        self.limits = phases.limits(batch)
+        self._subject = None if isinstance(batch, int) or not phases.is_tunable else Subject.of(phases, identity)
+        known = recall(self._subject) if self._subject else []
+        self._tries = 0 if self._subject is None or known else TRIES
+        self._set(known)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing to be found any more."""
+        return self._tries <= 0 or self.seconds <= 0
+
+    def learn(self, parts: Sequence[Part], watch: Watch) -> list[Bucket]:
+        """Finds the limits with these parts and remembers them.
+
+        There is no answer where there are no parts, the config or transformers' own batching sets the limits, or the model is
+        compiled or refuses a part; then the next parts may be tried, TRIES times in all.
+        """
+        self._tries -= 1 if parts else 0
+        if self._subject is None or not parts:
+            return []
+
+        def run(batch: list[Part]) -> float:
+            with watch.on("forward", sorted({part.key for part in batch})):
+                started = time.perf_counter()
+                try:
+                    self._phases.forward(batch)
+                except Exception as error:  # a model raises whatever it likes
+                    if is_out_of_memory(error):
+                        raise
+                    raise RowError.wrap("forward", error) from error
+                return time.perf_counter() - started
+
+        try:
+            buckets = tuning.tune(parts, run, self.seconds)
+        except RowError:  # the row at fault fails when its block is done; the next block is tried
+            return []
+        self._tries = 0
+        if buckets:
+            remember(self._subject, buckets)
+        self._set(buckets)
+        return buckets
+
+    def _set(self, buckets: Sequence[Bucket]) -> None:
+        """In place: what running out of memory lowers must be the limits that are used."""
+        found = tuning.limits(buckets, self.limits)
+        self.limits.elements, self.limits.by_length, self.limits.overhead = found.elements, found.by_length, found.overhead

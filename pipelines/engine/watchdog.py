@@ -1,0 +1,97 @@
+"""What a process is working on, and since when: work that hangs, or that ruins the process, ends the process.
+
+The process is to be started again by whoever runs it, and not to be given the same work in the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from dray.pipelines.errors import RowError
+
+GRACE_S = 5.0  # longer than this after its time, work that keeps Python itself from running is ended
+TELL_S = 1.0  # between two looks
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something that is being done.
+
+    Attributes:
+        stage: the phase: "preprocess", "forward" or "postprocess".
+        keys: of the rows it is done for.
+        began: in seconds of the monotonic clock.
+        times: as many times errors.timeout_s it may take.
+    """
+
+    stage: str
+    keys: Sequence[int]
+    began: float
+    times: int
+
+
+class Watch:
+    """Knows the work of all threads of a process.
+
+    Attributes:
+        timeout_s: seconds that a piece of work may take.
+        before: hears of all work before it begins.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.before: Callable[[Work], None] | None = None
+        self._works: dict[int, Work] = {}  # by thread
+        self._last: Callable[[Work, RowError], None] | None = None
+
+    @contextlib.contextmanager
+    def on(self, stage: str, keys: Sequence[int], times: int = 1) -> Iterator[None]:
+        """The caller's thread works on `stage` for the rows with these keys."""
+        thread = threading.get_ident()
+        self._works[thread] = work = Work(stage, keys, time.monotonic(), times)
+        try:
+            if self.before is not None:
+                self.before(work)
+            yield
+        finally:
+            del self._works[thread]
+
+    def start(self, last: Callable[[Work, RowError], None]) -> None:
+        """From now on work that takes too long ends the process, after `last` has heard of it."""
+        self._last = last
+        threading.Thread(target=self._look, name="watch", daemon=True).start()
+
+    def ruined(self, error: BaseException) -> None:
+        """Ends the process, if it is watched: this error of the calling thread's work leaves it unable to do other work."""
+        work = self._works.get(threading.get_ident())
+        if self._last is not None and work is not None:
+            self._end(work, RowError.wrap(work.stage, error))
+
+    def _look(self) -> None:
+        pause = min(TELL_S, self.timeout_s / 4)
+        while True:
+            # This thread cannot run while native code holds Python's lock; then a timer of C's ends the process.
+            times = max([work.times for work in list(self._works.values())], default=1)
+            faulthandler.dump_traceback_later(times * self.timeout_s + GRACE_S + pause, exit=True, file=2)
+            time.sleep(pause)
+            now = time.monotonic()
+            for work in list(self._works.values()):
+                if now - work.began > work.times * self.timeout_s + pause:
+                    limit = f"errors.timeout_s = {self.timeout_s:g} s"
+                    self._end(work, RowError(work.stage, "TimeoutError", f"{work.stage} took longer than {limit}"))
+
+    def _end(self, work: Work, error: RowError) -> None:
+        """Says why and ends the process; whoever hears of it may not be reachable."""
+        print(f"{work.stage} of {len(work.keys)} rows ends this process: {error}", file=sys.stderr, flush=True)
+        try:
+            if self._last is not None:
+                self._last(work, error)
+        finally:
+            os._exit(1)

@@ -1,0 +1,1 @@
+"""Generated text: sampling by row, batches that shrink, continuous batching, streaming."""

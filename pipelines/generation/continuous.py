@@ -1,0 +1,88 @@
+"""Text generation by transformers' continuous batching: a finished sequence makes room for the next prompt at once."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dray.pipelines.batching.packing import Output, Part, is_out_of_memory
+from dray.pipelines.generation.sampling import merged_config
+
+if TYPE_CHECKING:
+    from transformers import Pipeline
+
+logger = logging.getLogger(__name__)
+
+PLAIN = {"max_new_tokens", "do_sample", "eos_token_id", "pad_token_id", "bos_token_id", "use_cache"}  # arguments it takes
+CPU_REQUESTS, PAGE = 32, 256  # sequences for which a CPU gets room, and tokens in a page of it
+
+
+class Unsupported(Exception):
+    """The model or device does not do continuous batching; ordinary batches give the same."""
+
+
+def is_plain(pipe: Pipeline, during: Mapping[str, Any]) -> bool:
+    """Whether the arguments of generation are those that continuous batching treats as `generate` does.
+
+    It draws random tokens from one stream for all rows, so that sampling would depend on what else is in the batch.
+    """
+    config = merged_config(pipe, during)
+    if config.do_sample or (config.num_beams or 1) > 1 or (config.num_return_sequences or 1) > 1 or set(during) - PLAIN:
+        return False
+    try:
+        processors = pipe.model._get_logits_processor(config)
+    except Exception:  # some need to know the prompt
+        return False
+    return not processors and not config.stop_strings and config.max_new_tokens is not None
+
+
+def generate(pipe: Pipeline, parts: Sequence[Part], during: Mapping[str, Any]) -> list[Output]:
+    """What the pipeline's `forward` gives for each part alone.
+
+    Raises:
+        Unsupported: this model cannot be run so.
+    """
+    try:
+        return _generated(pipe, parts, during)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        logger.warning("continuous batching does not work with this model, going on with ordinary batches: %s", error)
+        raise Unsupported from error
+
+
+def _generated(pipe: Pipeline, parts: Sequence[Part], during: Mapping[str, Any]) -> list[Output]:
+    import torch
+
+    prompts = [part.inputs["input_ids"][0].tolist() for part in parts]  # type: ignore[index]
+    config = merged_config(pipe, during)
+    results = pipe.model.generate_batch(
+        prompts,
+        generation_config=config,
+        continuous_batching_config=_room(pipe, prompts, config.max_new_tokens),
+        max_new_tokens=config.max_new_tokens,
+        progress_bar=False,
+    )
+    outputs = []
+    for part, result in zip(parts, results.values(), strict=False):
+        if result.error is not None:
+            raise RuntimeError(f"continuous batching: {result.error}")
+        new = torch.tensor([[*part.inputs["input_ids"][0].tolist(), *result.generated_tokens]])  # type: ignore[index]
+        outputs.append(
+            {"generated_sequence": new[None], "input_ids": part.inputs["input_ids"], "prompt_text": part.inputs["prompt_text"]}
+        )
+    if len(outputs) != len(parts):
+        raise RuntimeError(f"continuous batching gave {len(outputs)} results for {len(parts)} prompts")
+    return outputs
+
+
+def _room(pipe: Pipeline, prompts: Sequence[Sequence[int]], new_tokens: int) -> Any:  # noqa: ANN401  # untyped
+    """Room for keys and values: an accelerator's is sized by its memory; on a CPU that would be all there is."""
+    from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+    if pipe.device.type != "cpu":
+        return None
+    pages = math.ceil((max(map(len, prompts)) + new_tokens) / PAGE) + 1
+    return ContinuousBatchingConfig(num_blocks=pages * min(len(prompts), CPU_REQUESTS), max_batch_tokens=1024)

@@ -1,0 +1,173 @@
+"""Batches of generated text that shrink: rows that have ended leave, and the others go on without them.
+
+`generate` computes every row of a batch until the longest has ended: of answers of 1 to 120 tokens mostly padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dray.pipelines.generation import sampling as generation
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import GenerationConfig, LogitsProcessorList, Pipeline, PreTrainedModel, StoppingCriteriaList
+
+LEAVE = 1 / 4  # of the rows: when so many have ended, they leave; what attention keeps of the others is copied each time
+ROWS = {"attention_mask", "decoder_attention_mask", "position_ids", "decoder_position_ids"}  # (rows, tokens)
+REST = {"past_key_values", "encoder_outputs", "use_cache", "logits_to_keep", "output_attentions", "output_hidden_states"}
+CHANGING = ("dynamic", "longrope")  # rotary positions that are scaled by the longest row of the batch
+PROCESSORS = {  # that treat each row for itself
+    "TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper", "MinPLogitsWarper", "TypicalLogitsWarper",
+    "EpsilonLogitsWarper", "EtaLogitsWarper", "LogitNormalization", "InfNanRemoveLogitsProcessor",
+    "MinLengthLogitsProcessor", "MinNewTokensLengthLogitsProcessor", "RepetitionPenaltyLogitsProcessor",
+    "NoRepeatNGramLogitsProcessor", "NoBadWordsLogitsProcessor", "SequenceBiasLogitsProcessor",
+    "SuppressTokensLogitsProcessor", "SuppressTokensAtBeginLogitsProcessor", "ForcedBOSTokenLogitsProcessor",
+    "ForcedEOSTokenLogitsProcessor", "ExponentialDecayLengthPenalty", "WhisperTimeStampLogitsProcessor",
+}  # fmt: skip
+
+
+def handed(pipe: Pipeline, during: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of the pipeline's forward, such that batches shrink; as they are where that would change what is generated.
+
+    `generate` still prepares everything, and its own loop takes every step.
+    """
+    from transformers.generation.configuration_utils import GenerationMode
+
+    if not _is_plain(pipe.model):
+        return during
+    given = generation.arguments(pipe, during)
+    mode = generation.merged_config(pipe, during).get_generation_mode(given.get("assistant_model"))
+    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE) or given.keys() & {
+        "streamer",
+        "tokenizer",
+        "custom_generate",
+    }:
+        return during
+    return generation.with_arguments(pipe, during, {"custom_generate": decode})
+
+
+def _is_plain(model: PreTrainedModel) -> bool:
+    """Whether the model generates as the library does, text alone, and what rows compute does not depend on the longest."""
+    from transformers import GenerationMixin
+    from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
+
+    kind, config = type(model), model.config
+    kept = ("_sample", "_update_model_kwargs_for_generation")
+    is_ours = all(getattr(kind, name) is getattr(GenerationMixin, name) for name in kept)
+    is_known = kind.generate in (GenerationMixin.generate, WhisperGenerationMixin.generate)
+    given = getattr(config, "rope_parameters", None) or {}
+    ropes = [given, *(each for each in given.values() if isinstance(each, Mapping))]
+    is_fixed = not any(rope.get("rope_type") in CHANGING for rope in ropes)
+    return bool(is_ours and is_known and is_fixed and config.get_text_config() is config)
+
+
+def decode(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    **model_kwargs: Any,  # noqa: ANN401  # whatever the model takes
+) -> torch.Tensor:
+    """Stands in for `GenerationMixin._sample`, which it calls until every row has ended.
+
+    Returns:
+        What that gives, (rows, tokens): prompts and what follows them, ended rows padded.
+    """
+    import torch
+
+    step = type(model)._sample
+    if not _may_shrink(input_ids, logits_processor, stopping_criteria, generation_config, model_kwargs):
+        return step(model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs)
+    rows = torch.arange(len(input_ids))
+    ended: dict[int, torch.Tensor] = {}
+    while True:
+        early = _early(stopping_criteria, max(1, int(len(rows) * LEAVE)))
+        length = input_ids.shape[1]
+        input_ids = step(model, input_ids, logits_processor, early, generation_config, **model_kwargs)
+        for place in early[0].ended.nonzero().flatten().tolist():
+            ended[int(rows[place])] = input_ids[place]
+        left = (~early[0].ended).nonzero().flatten()
+        if not len(left):
+            break
+        is_pair = model.config.is_encoder_decoder
+        grown = model._update_model_kwargs_for_generation({}, model_kwargs, is_pair, input_ids.shape[1] - length)
+        model_kwargs = {name: _rows(name, value, left) for name, value in grown.items()}
+        rows, input_ids = rows[left], input_ids[left]
+        generation_config._mask_length = input_ids.shape[1]  # all but the last token is in the cache, mask or not
+        for processor in logits_processor:
+            _leave(processor, left)
+    longest = max(map(len, ended.values()))
+    padding = int(generation_config._pad_token_tensor)
+    padded = [torch.nn.functional.pad(ended[row], (0, longest - len(ended[row])), value=padding) for row in range(len(ended))]
+    return torch.stack(padded)
+
+
+def _may_shrink(
+    input_ids: torch.Tensor,
+    processors: LogitsProcessorList,
+    criteria: StoppingCriteriaList,
+    config: GenerationConfig,
+    model_kwargs: Mapping[str, Any],
+) -> bool:
+    """Whether rows can be taken out of everything that there is for the batch, and rows that have ended are padded."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
+
+    cache: Any = model_kwargs.get("past_key_values")
+    caches = [cache.self_attention_cache, cache.cross_attention_cache] if type(cache) is EncoderDecoderCache else [cache]
+    is_known = {name for name, value in model_kwargs.items() if value is not None} <= ROWS | REST
+    layers = {DynamicLayer, DynamicSlidingWindowLayer}
+    has_rows = all(model_kwargs[name].dim() == 2 for name in ROWS if model_kwargs.get(name) is not None)
+    own_random = any(hasattr(processor, "keep") for processor in processors)
+    return (
+        len(input_ids) > 1
+        and is_known
+        and has_rows
+        and bool(model_kwargs.get("use_cache"))
+        and all(type(each) is DynamicCache and {type(layer) for layer in each.layers} <= layers for each in caches)
+        and all(type(each).__name__ in PROCESSORS or hasattr(each, "keep") for each in processors)
+        and (own_random or not config.do_sample)
+        and any(hasattr(each, "eos_token_id") for each in criteria)
+        and config._pad_token_tensor is not None
+        and not config.return_dict_in_generate
+    )
+
+
+def _rows(name: str, value: Any, left: torch.Tensor) -> Any:  # noqa: ANN401  # of every kind
+    """What there is of it for the rows that are left."""
+    import torch
+
+    if name == "past_key_values":
+        value.batch_select_indices(left)
+        return value
+    if name == "encoder_outputs":
+        return type(value)({key: each[left] if isinstance(each, torch.Tensor) else each for key, each in value.items()})
+    return value[left] if name in ROWS and value is not None else value
+
+
+def _leave(processor: Any, left: torch.Tensor) -> None:  # noqa: ANN401  # any LogitsProcessor
+    """The rows of a batch that are left are all that the processor knows from now on."""
+    import torch
+
+    if hasattr(processor, "keep"):
+        processor.keep(left.tolist())
+    if isinstance(getattr(processor, "prompt_ignore_length", None), torch.Tensor):  # of a penalty for repetition
+        processor.prompt_ignore_length = processor.prompt_ignore_length[left]
+
+
+def _early(criteria: StoppingCriteriaList, most: int) -> StoppingCriteriaList:
+    """Ends all rows when `most` have ended by these criteria; the first of it knows which have."""
+    import torch
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    class Early(StoppingCriteria):  # type: ignore[misc]  # has no types
+        ended = torch.zeros((), dtype=torch.bool)
+        eos_token_id = None  # that it has one tells transformers to pad what has ended
+
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
+            self.ended = self.ended | criteria(input_ids, scores, **kwargs)
+            return self.ended | bool(self.ended.sum() >= most)
+
+    return StoppingCriteriaList([Early()])

@@ -1,0 +1,127 @@
+"""Generated text as it comes: each row of a batch has a listener of its own, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dray.pipelines.generation import sampling as generation
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Pipeline, StoppingCriteriaList, TextStreamer
+
+
+class Listener:
+    """Hears of a row's text piece by piece, in the model's thread. What is generated again is not told again.
+
+    Attributes:
+        has_left: it has heard enough: nothing more is generated for it.
+    """
+
+    def __init__(self, hear: Callable[[str], None]) -> None:
+        """`hear` takes the next piece."""
+        self._hear, self._told = hear, 0
+        self.has_left = False
+
+    def begin(self) -> Callable[[str], None]:
+        """What a run of the model tells pieces to, from the beginning of the text."""
+        place = 0
+
+        def tell(piece: str) -> None:
+            nonlocal place
+            place += len(piece)
+            if place > self._told:
+                new = piece[len(piece) - (place - self._told) :]
+                self._told = place
+                self._hear(new)
+
+        return tell
+
+
+class _Row:
+    """The tokens of one row, up to its end."""
+
+    def __init__(self, words: TextStreamer, ends: Sequence[int], limit: int | None) -> None:
+        self._words, self._ends, self._limit = words, ends, limit
+        self._tokens, self._has_ended = 0, False
+
+    def put(self, token: torch.Tensor) -> None:
+        """The next one, of shape (1,)."""
+        if self._has_ended:
+            return
+        self._words.put(token)
+        self._tokens += 1
+        if int(token[0]) in self._ends or self._tokens == self._limit:
+            self.end()
+
+    def end(self) -> None:
+        """No more tokens."""
+        if not self._has_ended:
+            self._has_ended = True
+            self._words.end()
+
+
+class _Rows:
+    """What `generate` takes for a streamer. It is given the prompts first."""
+
+    def __init__(self, rows: Sequence[_Row | None]) -> None:
+        self._rows, self._had_prompts = rows, False
+
+    def put(self, value: torch.Tensor) -> None:
+        """The next token of every row, of shape (rows,)."""
+        if not self._had_prompts:
+            self._had_prompts = True
+            return
+        for row, token in zip(self._rows, value.reshape(-1), strict=True):
+            if row is not None:
+                row.put(token[None])
+
+    def end(self) -> None:
+        """No more tokens."""
+        for row in self._rows:
+            if row is not None:
+                row.end()
+
+
+def _until_left(listeners: Sequence[Listener | None]) -> StoppingCriteriaList:
+    """Ends the rows whose listeners have left."""
+    import torch
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    class Left(StoppingCriteria):  # type: ignore[misc]  # has no types
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
+            left = [listener is not None and listener.has_left for listener in listeners]
+            return torch.tensor(left, device=input_ids.device)
+
+    return StoppingCriteriaList([Left()])
+
+
+def _words(pipe: Pipeline, tell: Callable[[str], None]) -> TextStreamer:
+    """Tells whole words."""
+    from transformers import TextStreamer
+
+    words = TextStreamer(pipe.tokenizer, skip_special_tokens=True)
+    words.on_finalized_text = lambda text, stream_end=False: tell(text) if text else None
+    return words
+
+
+def heard(
+    pipe: Pipeline, during: Mapping[str, Any], listeners: Sequence[Listener | None], limits: Sequence[int | None]
+) -> dict[str, Any]:
+    """The arguments of the pipeline's forward, such that listeners hear of their rows' new text.
+
+    Args:
+        pipe: generates.
+        during: the arguments.
+        listeners: of the rows of the batch.
+        limits: of new tokens, of each row.
+    """
+    found = generation.merged_config(pipe, during).eos_token_id
+    ends = found if isinstance(found, list) else [] if found is None else [found]
+    rows = [
+        None if listener is None else _Row(_words(pipe, listener.begin()), ends, limit)
+        for listener, limit in zip(listeners, limits, strict=True)
+    ]
+    added: dict[str, Any] = {"streamer": _Rows(rows), "stopping_criteria": _until_left(listeners)}
+    return generation.with_arguments(pipe, during, added)

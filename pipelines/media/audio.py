@@ -1,0 +1,255 @@
+"""Recordings as streams: encoded audio and arrays in, mono audio at the wanted rate out. Pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+from dray.pipelines.errors import LimitError, first_line
+from dray.pipelines.media.chunking import Samples
+from dray.pipelines.media.values import Source, opened
+
+if TYPE_CHECKING:
+    import soundfile
+    from PIL import Image
+
+BLOCK_SECONDS = 10  # decoded at a time
+BLOCK_SAMPLES = 1 << 22  # and at most so many, all channels together, 16 MiB
+MAX_RATE = 10_000_000  # Hz
+UNKNOWN = 1 << 62  # frames, which libsndfile says of streams that do not say how long they are
+BYTES_PER_PIXEL = 4  # of Pillow's RGB in memory
+MAX_ASPECT = 1000  # image processors that fix the shorter side make the longer one as many times as long
+
+
+def audio(cell: object, source: Source) -> Iterator[Samples]:
+    """The audio of a cell as mono blocks of about BLOCK_SECONDS at the source's rate, decoded as they are asked for.
+
+    Args:
+        cell: what `cells.opened` takes, or a struct of `array` (mono or (channels, samples)) and `sampling_rate` (Hz).
+        source: the rate wanted, and where media may come from.
+
+    Yields:
+        Blocks of a few times BLOCK_SAMPLES samples at most, whatever rate and channels a file claims to have.
+
+    Raises:
+        ValueError: the cell holds no audio, or audio that cannot be decoded.
+        LimitError: there is more of it than the source's `max_seconds`.
+        OSError: there is no such file.
+        RowError: its URL cannot be fetched.
+    """
+    samples = 0
+    for block in _audio(cell, source):
+        samples += len(block)
+        _refuse_longer(samples / source.rate, source)
+        yield block
+
+
+def _audio(cell: object, source: Source) -> Iterator[Samples]:
+    rate = source.rate
+    if isinstance(cell, Mapping) and cell.get("array") is not None:
+        yield from resampled([_mono(_array(cell["array"]))], cell.get("sampling_rate"), rate)
+        return
+    with opened(cell, source) as file:
+        sound = _sound_file(file)
+        if sound is None:
+            file.seek(0)
+            yield from _containers_audio(file, rate)
+        else:
+            with sound:
+                if sound.frames < UNKNOWN:
+                    _refuse_longer(sound.frames / sound.samplerate, source)
+                yield from resampled(_blocks(sound), sound.samplerate, rate)
+
+
+def _refuse_longer(seconds: float, source: Source) -> None:
+    if seconds > source.max_seconds:
+        raise LimitError(f"the recording is longer than {source.max_seconds:g} s")
+
+
+def whole(cell: object, source: Source) -> Samples:
+    """The audio of a cell at once, as `audio` gives it.
+
+    Raises:
+        ValueError: it holds no samples, or decoded more bytes than the source's `max_bytes`; or as with `audio`.
+    """
+    blocks, size = [np.empty(0, np.float32)], 0
+    for block in audio(cell, source):
+        size += block.nbytes
+        if size > source.max_bytes:
+            seconds = source.max_bytes // block.itemsize // source.rate
+            raise ValueError(
+                f"the recording is longer than {seconds} s, which input.max_media_bytes = {source.max_bytes} allows "
+                "where it must be in memory as a whole (speech recognition with chunk_length_s takes any length)"
+            )
+        blocks.append(block)
+    if not size:
+        raise ValueError("the recording holds no samples")
+    return np.concatenate(blocks)
+
+
+def resampled(blocks: Iterable[Samples], rate_in: object, rate_out: int) -> Iterator[Samples]:
+    """`blocks` at `rate_in` Hz as blocks at `rate_out` Hz; the same samples however the stream is cut."""
+    rate = _rate(rate_in)
+    if rate == rate_out:
+        yield from blocks
+        return
+    import soxr
+
+    stream = soxr.ResampleStream(rate, rate_out, 1, dtype="float32")
+    most = max(1, BLOCK_SAMPLES * rate // max(rate, rate_out))
+    for block in blocks:
+        for start in range(0, len(block), most):
+            yield stream.resample_chunk(block[start : start + most])
+    yield stream.resample_chunk(np.empty(0, np.float32), last=True)
+
+
+def _rate(value: object) -> int:
+    """A sampling rate as a whole number of Hz."""
+    if not isinstance(value, (int, float, np.number)) or not 1 <= value <= MAX_RATE:
+        raise ValueError(f"the sampling rate must be a number of Hz from 1 to {MAX_RATE}, got {value!r}")
+    return int(value)
+
+
+def _sound_file(file: IO[bytes]) -> soundfile.SoundFile | None:
+    """The file as libsndfile reads it, or None where libsndfile does not know the format."""
+    import soundfile
+
+    try:
+        return soundfile.SoundFile(file)
+    except soundfile.LibsndfileError:
+        return None
+
+
+def _blocks(sound: soundfile.SoundFile) -> Iterator[Samples]:
+    import soundfile
+
+    frames = max(1, min(BLOCK_SECONDS * sound.samplerate, BLOCK_SAMPLES // sound.channels))
+    try:
+        while len(block := sound.read(frames, dtype="float32", always_2d=True)):
+            yield _mono(block.T)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"the audio is damaged: {error.error_string}") from None
+
+
+def _containers_audio(file: IO[bytes], rate: int) -> Iterator[Samples]:
+    """Audio of what PyAV opens: m4a, mp4, webm, mkv ..."""
+    import av
+
+    try:
+        # A playlist must not open files of this machine. Tags need not be UTF-8.
+        with av.open(file, options={"protocol_whitelist": "none"}, metadata_errors="replace") as container:
+            if not container.streams.audio:
+                raise ValueError("the file holds no audio stream")
+            stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise ValueError("FFmpeg does not know how the audio in the file is encoded")
+            yield from resampled(_frames(container.decode(stream)), stream.rate, rate)
+    except (av.FFmpegError, EOFError) as error:
+        detail = getattr(error, "strerror", None) or error
+        raise ValueError(f"not an audio file that libsndfile or FFmpeg can read: {detail}") from None
+
+
+def _frames(frames: Iterable[object]) -> Iterator[Samples]:
+    import av
+
+    planar = av.AudioResampler(format="fltp")
+    for frame in frames:
+        for converted in planar.resample(frame):
+            yield _mono(converted.to_ndarray())
+
+
+def _array(values: object) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise ValueError("audio given as an array must have equally many samples in each channel") from None
+
+
+def _mono(channels: np.ndarray) -> Samples:
+    """(samples,) or (channels, samples) as float32 (samples,): the mean of the channels, integers scaled to [-1, 1]."""
+    scale = np.iinfo(channels.dtype).max + 1 if channels.dtype.kind == "i" else 1
+    if channels.ndim not in (1, 2) or (channels.ndim == 2 and not len(channels)):
+        raise ValueError(f"audio must be (samples,) or (channels, samples), got shape {channels.shape}")
+    if channels.dtype.kind not in "biuf":
+        raise ValueError("audio given as an array must hold nothing but numbers")
+    with np.errstate(all="ignore"):  # what is beyond float32 becomes infinite, and is refused
+        samples = channels if channels.ndim == 1 else channels.mean(axis=0)
+        samples = np.asarray(samples / scale if scale != 1 else samples, dtype=np.float32)
+    if not np.isfinite(samples).all():
+        raise ValueError("the audio holds samples that are not finite numbers")
+    return samples
+
+
+def image(cell: object, source: Source) -> Image.Image:
+    """A picture from encoded bytes, a path or URL, base64, or an array (height, width[, channels]) of bytes.
+
+    Raises:
+        ValueError: the cell holds no image that Pillow can read, or one beyond the source's `max_bytes`.
+        LimitError: it is one beyond the source's `max_pixels`.
+        OSError: there is no such file.
+        RowError: its URL cannot be fetched.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(cell, Image.Image):
+        return cell
+    if isinstance(cell, (list, np.ndarray)):
+        picture = Image.fromarray(_pixels(cell))
+        if too_large := _too_large(picture, source):
+            raise ValueError(too_large)
+        return picture
+    with opened(cell, source) as file:
+        _refuse_long(file, source)
+        content = io.BytesIO(file.read())  # Pillow asks of files what Arrow's buffers cannot do
+    try:
+        picture = Image.open(content)
+        too_large, pixels = _too_large(picture, source), picture.width * picture.height
+        if not (too_large or pixels > source.max_pixels):
+            picture.load()
+    except UnidentifiedImageError:
+        raise ValueError("not an image that Pillow can read") from None
+    except Exception as error:  # decoders raise whatever they like about damaged files
+        raise ValueError(f"the image is damaged or too large: {first_line(error)}") from None
+    if too_large:
+        raise ValueError(too_large)
+    if pixels > source.max_pixels:
+        raise LimitError(f"the image has {picture.width} x {picture.height} pixels, more than {source.max_pixels:,} in all")
+    return picture
+
+
+def _refuse_long(file: IO[bytes], source: Source) -> None:
+    """Raises ValueError for a file that must not be read as a whole."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if size > source.max_bytes:
+        raise ValueError(f"the file has {size} bytes, more than input.max_media_bytes = {source.max_bytes}")
+
+
+def _too_large(picture: Image.Image, source: Source) -> str | None:
+    """Why an image's size, as its header says it, would take too much memory; None if not."""
+    tags = getattr(picture, "tag_v2", {})
+    # A TIFF's tiles are decoded whole, and may be larger than the picture that they hold.
+    width, height = (max(size, tags.get(tag, 0)) for size, tag in zip(picture.size, (322, 323), strict=True))
+    if width * height * BYTES_PER_PIXEL > source.max_bytes:
+        return (
+            f"the image is too large: {width} x {height} pixels, decoded more than input.max_media_bytes = {source.max_bytes}"
+        )
+    if max(picture.size) > MAX_ASPECT * max(1, min(picture.size)):
+        return f"the image is too narrow: {picture.width} x {picture.height} pixels, one side over {MAX_ASPECT} times the other"
+    return None
+
+
+def _pixels(cell: object) -> np.ndarray:
+    try:
+        values = np.asarray(cell)
+    except ValueError:  # rows of different lengths
+        values = np.empty(0)
+    is_bytes = values.dtype.kind in "iu" and values.size and 0 <= values.min() <= values.max() <= 255
+    if not is_bytes or values.ndim not in (2, 3) or values.shape[2:] not in ((), (1,), (2,), (3,), (4,)):
+        raise ValueError(
+            "an image given as an array must hold whole numbers from 0 to 255, in shape (height, width) or "
+            f"(height, width, channels); got {values.dtype} in shape {values.shape}"
+        )
+    return (values[..., 0] if values.shape[2:] == (1,) else values).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Requests to a service: how they wait, share batches and are answered."""

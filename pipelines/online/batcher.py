@@ -1,0 +1,249 @@
+"""One model, many callers: parts of all requests that wait share its batches."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from dray.pipelines.batching.packing import Limits, Output, Part
+from dray.pipelines.batching.padding import Sharing
+from dray.pipelines.engine.block import Outcome, postprocess_item, preprocess_item
+from dray.pipelines.engine.forward import forward_parts
+from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.errors import BusyError, RowError
+from dray.pipelines.meter import Meter
+from dray.pipelines.online.scheduler import Turns, Waiting
+from dray.pipelines.phases.phases import Item, Phases
+
+WAIT_S = 0.005  # for which the model waits for parts that are being made, counted from the oldest that is there
+AHEAD = 32  # parts of a request that wait at most; of a long recording the others are made later
+AHEAD_BUDGETS = 2  # and at most about as many elements as so many batches hold
+
+
+@dataclass(eq=False)
+class _Request:
+    """An item on its way."""
+
+    item: Item
+    arrived: float
+    answer: Future[Outcome]
+    parts: Iterator[Part]
+    meter: Meter
+    made: int = 0
+    waiting: int = 0
+    made_space: int = 0  # elements, padding included, of the parts that were made, and of those that wait
+    waiting_space: int = 0
+    is_made: bool = False  # all its parts
+    is_making: bool = False
+    is_finishing: bool = False
+    outputs: dict[int, Output] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What is known of a batch that has run.
+
+    Attributes:
+        parts: in it.
+        room: for so many.
+        elements, padded_elements: without and with padding.
+        waited_s: how long each part waited.
+        forward_s: how long the model took.
+    """
+
+    parts: int
+    room: int
+    elements: int
+    padded_elements: int
+    waited_s: Sequence[float]
+    forward_s: float
+
+
+class Batcher:
+    """Runs items of many callers through one pipeline.
+
+    Preprocessing and postprocessing run in a few threads, the model in one. It takes the part that is due first and those
+    like it, as many as `limits` allow (turns.py): short requests do not wait for long ones, nor for the rest of a long one,
+    which is not starved.
+    """
+
+    def __init__(
+        self,
+        phases: Phases,
+        limits: Limits,
+        watch: Watch,
+        most: int = 256,
+        threads: int = 2,
+        heard: Callable[[Ran], None] = lambda ran: None,
+    ) -> None:
+        """Starts its threads.
+
+        Args:
+            phases: the pipeline.
+            limits: of a batch.
+            watch: hears of all work.
+            most: requests under way; more are refused.
+            threads: that prepare parts and make predictions of outputs.
+            heard: told of every batch, in the model's thread.
+        """
+        self._phases, self._limits, self._watch, self._most, self._heard = phases, limits, watch, most, heard
+        self._lock = threading.Condition()  # of all that follows, and of every request
+        self._turns: Turns[_Request] = Turns(limits)
+        self._under_way = self._making = 0
+        self._is_closed = False
+        self._threads = ThreadPoolExecutor(threads, "request")
+        self._model = threading.Thread(target=self._run, name="model", daemon=True)
+        self._model.start()
+
+    @property
+    def under_way(self) -> int:
+        """Requests that have not been answered."""
+        return self._under_way
+
+    def submit(self, item: Item) -> Future[Outcome]:
+        """The prediction of an item with what it took, when it is there. To cancel it gives its place to others.
+
+        Raises:
+            BusyError: too many are under way, or the service is being shut down.
+        """
+        meter = Meter()
+        request = _Request(item, time.monotonic(), Future(), preprocess_item(self._phases, item, meter, self._watch), meter)
+        with self._lock:
+            if self._is_closed or self._under_way >= self._most:
+                raise BusyError("the service is shutting down" if self._is_closed else f"{self._most} requests are under way")
+            self._under_way += 1
+        request.answer.add_done_callback(self._answered)
+        self._make(request)
+        return request.answer
+
+    def check(self) -> None:
+        """Raises RuntimeError where the model's thread has ended, which it never should."""
+        if not self._model.is_alive():
+            raise RuntimeError("the thread of the model has ended")
+
+    def close(self, timeout_s: float) -> bool:
+        """Takes no more requests, and waits for those it has. Returns whether all were answered in time."""
+        with self._lock:
+            self._is_closed = True
+            return self._lock.wait_for(lambda: self._under_way == 0, timeout_s)
+
+    def _answered(self, _: Future[Outcome]) -> None:
+        with self._lock:
+            self._under_way -= 1
+            self._lock.notify_all()
+
+    def _make(self, request: _Request) -> None:
+        with self._lock:
+            request.is_making, self._making = True, self._making + 1
+        self._threads.submit(self._made, request)
+
+    def _made(self, request: _Request) -> None:
+        """Makes parts of a request until enough of them wait."""
+        try:
+            while not request.answer.done() and self._held(request) < 1:
+                part = next(request.parts, None)
+                if part is None:
+                    request.is_made = True
+                    break
+                self._put(request, part)
+            if request.is_made and request.made == 0:
+                raise RowError("preprocess", "ValueError", "the input gave the model nothing to work on")
+        except BaseException as error:  # a row error, or a fault of ours, which must not end in silence
+            self._fail(request, error)
+        with self._lock:
+            request.is_making, self._making = False, self._making - 1
+            self._lock.notify_all()
+        self._make_more(request)
+        self._finish_if_done(request)
+
+    def _make_more(self, request: _Request) -> None:
+        """Goes on where few of its parts wait."""
+        with self._lock:
+            if request.is_made or request.is_making or request.answer.done() or self._held(request) >= 0.5:
+                return
+            self._make(request)
+
+    def _put(self, request: _Request, part: Part) -> None:
+        with self._lock:
+            request.made_space += part.space
+            self._turns.add(request, request.arrived, request.made, part, request.made_space)
+            request.made += 1
+            request.waiting += 1
+            request.waiting_space += part.space
+            self._lock.notify_all()
+
+    def _held(self, request: _Request) -> float:
+        """How much of what may wait of a request does; 1: all."""
+        return max(request.waiting / AHEAD, request.waiting_space / (AHEAD_BUDGETS * self._limits.elements))
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._turns.waiting)
+                while self._making and (rest := self._turns.patience(WAIT_S)) > 0:
+                    self._lock.wait(rest)
+                batch = self._taken()
+            if batch:
+                self._forward(batch)
+
+    def _taken(self) -> list[Waiting[_Request]]:
+        """The next batch, taken from those that wait."""
+        gone = self._turns.remove(lambda request: request.answer.done())
+        batch = self._turns.take()
+        for each in [*gone, *batch]:
+            each.request.waiting -= 1
+            each.request.waiting_space -= each.part.space
+        return batch
+
+    def _forward(self, batch: Sequence[Waiting[_Request]]) -> None:
+        started, began = time.perf_counter(), time.monotonic()
+        try:
+            results = forward_parts(self._phases, [each.part for each in batch], self._limits, self._watch)
+        except BaseException as error:  # a fault of ours; the callers must hear of it
+            for each in batch:
+                self._fail(each.request, error)
+            return
+        spaces = [each.part.space for each in batch]
+        waited, seconds = [began - each.since for each in batch], time.perf_counter() - started
+        room = 1 if batch[0].part.group is Sharing.ALONE else max(len(batch), self._limits.room(max(spaces)))
+        elements, padded = sum(each.part.cost for each in batch), len(batch) * max(spaces)
+        with self._lock:
+            self._turns.ran(seconds, padded)
+        for each, (output, meter) in zip(batch, results, strict=True):
+            each.request.meter.add(meter)
+            if isinstance(output, RowError):
+                self._fail(each.request, output)
+            else:
+                each.request.outputs[each.number] = output
+        for request in dict.fromkeys(each.request for each in batch):
+            self._make_more(request)
+            self._finish_if_done(request)
+        self._heard(Ran(len(batch), room, elements, padded, waited, seconds))  # last: nobody waits for it
+
+    def _finish_if_done(self, request: _Request) -> None:
+        with self._lock:
+            is_done = request.is_made and not request.is_making and len(request.outputs) == request.made
+            if not is_done or request.is_finishing or request.answer.done():
+                return
+            request.is_finishing = True
+            outputs = [request.outputs[number] for number in range(request.made)]
+        self._threads.submit(self._finish, request, outputs)
+
+    def _finish(self, request: _Request, outputs: list[Output]) -> None:
+        try:
+            prediction = postprocess_item(self._phases, outputs, request.item, request.meter, self._watch)
+        except BaseException as error:
+            self._fail(request, error)
+        else:
+            with self._lock:
+                if request.answer.set_running_or_notify_cancel():
+                    request.answer.set_result(Outcome(prediction, meter=request.meter))
+
+    def _fail(self, request: _Request, error: BaseException) -> None:
+        """The first error of a request is its answer."""
+        with self._lock:
+            if not request.answer.done() and request.answer.set_running_or_notify_cancel():
+                request.answer.set_exception(error)

@@ -1,0 +1,1 @@
+"""The three phases of a loaded pipeline: preprocess, forward, postprocess."""

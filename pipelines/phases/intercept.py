@@ -1,0 +1,99 @@
+"""A pipeline called as a user calls it, stopped where it would begin to work: what its phases would have been given."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dray.pipelines.media import values as cells
+
+if TYPE_CHECKING:
+    from transformers import Pipeline
+
+Options = Mapping[str, Any]
+
+
+class Routed(NamedTuple):
+    """What a pipeline's own `__call__` hands to its phases: the item, and the arguments of each phase."""
+
+    inputs: object
+    before: Options
+    during: Options
+    after: Options
+
+
+def intercept(pipe: Pipeline) -> None:
+    """From now on, calling `pipe` runs nothing and gives a Routed, or lists of them."""
+    pipe.run_single, pipe.get_iterator = _one, _each
+    pipe.call_count = float("-inf")  # it would warn of being called item by item
+
+
+def _one(inputs: object, before: Options, during: Options, after: Options) -> Routed:
+    """Stands in for `Pipeline.run_single`."""
+    return Routed(inputs, before, during, after)
+
+
+def _each(
+    inputs: Sequence[object], workers: int, batch: int, before: Options, during: Options, after: Options
+) -> Iterator[Routed]:
+    """Stands in for `Pipeline.get_iterator`."""
+    return iter([Routed(one, before, during, after) for one in inputs])
+
+
+def route(call: Callable[..., object], pipe: Pipeline, arguments: Mapping[str, object], options: Options) -> Routed:
+    """What `call(pipe, arguments, options)` would hand to the phases of an intercepted pipeline.
+
+    Raises:
+        ValueError: the arguments are not one item but several.
+    """
+    routed = call(pipe, dict(arguments), options)
+    while isinstance(routed, list):
+        if len(routed) != 1:
+            raise ValueError(f"the cell holds {len(routed)} inputs for {pipe.task}; a row takes one")
+        routed = routed[0]
+    assert isinstance(routed, Routed)
+    return routed
+
+
+class Arguments:
+    """Call arguments of a config and of its rows, sorted to the phases as `Pipeline.__call__` does it."""
+
+    def __init__(self, pipe: Pipeline, parameters: Options, items: Collection[str]) -> None:
+        """`parameters` are the config's; those in `items` are parts of an item. Raises whatever the pipeline refuses."""
+        self._pipe, self._parameters, self._items = pipe, parameters, items
+        self._defaults = self._sorted({})
+
+    def given(self, row: Options) -> Options:
+        """All arguments of a call; a row's override the config's."""
+        own = {name: cells.without_nulls(value) for name, value in row.items()}
+        given = cells.whole_numbers({**copy.deepcopy(self._parameters), **own})  # pipelines write into what they are given
+        if "forward_params" in given:  # of text-to-audio, such as a speaker's embedding
+            given["forward_params"] = {name: cells.tensor(value) for name, value in given["forward_params"].items()}
+        return given
+
+    def during(self, row: Options) -> Options:
+        """Arguments of the pipeline's forward."""
+        return (self._sorted(row) if row else self._defaults)[0]
+
+    def after(self, row: Options) -> Options:
+        """Arguments of the pipeline's postprocess."""
+        return (self._sorted(row) if row else self._defaults)[1]
+
+    def _sorted(self, row: Options) -> tuple[Options, Options]:
+        given = self.given(row)
+        called = self._pipe._sanitize_parameters(**{name: given[name] for name in given if name not in self._items})
+        return {**self._pipe._forward_params, **called[1]}, {**self._pipe._postprocess_params, **called[2]}
+
+
+def key(options: Mapping[str, Any]) -> str:
+    """Equal for equal options; objects such as a tokenizer count by their class."""
+    return repr({name: _value(options[name]) for name in sorted(options)}) if options else ""
+
+
+def _value(value: object) -> object:
+    if isinstance(value, Mapping):
+        return key(value)
+    if isinstance(value, (list, tuple)):
+        return [_value(inner) for inner in value]
+    return value if value is None or isinstance(value, (str, int, float, bool)) else type(value).__name__

@@ -1,0 +1,41 @@
+"""What a model gives, found without data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dray.pipelines.batching.packing import plain
+from dray.pipelines.media import values as cells
+from dray.pipelines.phases.intercept import Options, route
+from dray.pipelines.tasks.table import Task
+
+if TYPE_CHECKING:
+    from transformers import Pipeline
+
+
+def main_output(pipe: Pipeline, task: Task, source: cells.Source, options: Options) -> tuple[int, int] | None:
+    """(dimensions, size of the last) of what the model gives for a small input; works without weights, too.
+
+    Args:
+        pipe: of a task with one argument, a text or an image.
+        task: its entry in the table.
+        source: how cells are read.
+        options: of the call.
+
+    Returns:
+        None where the model looks at values, and so cannot run without weights.
+    """
+    import torch
+
+    sample = "a" if task.inputs == ("text",) else [[[0, 0, 0]] * 64] * 64
+    ((name, decode),) = task.arguments.items()
+    try:
+        routed = route(task.call, pipe, {name: decode(sample, source)}, options)
+        with torch.inference_mode():
+            inputs = plain(pipe.preprocess(routed.inputs, **routed.before))
+            inputs.pop("attention_mask", None)  # models look at its values
+            outputs = pipe._forward(pipe._ensure_tensor_on_device(inputs, pipe.device))
+        wanted = outputs["pooler_output"] if routed.after.get("pool") else outputs[0]
+    except Exception:  # whatever a model raises that finds no values
+        return None
+    return wanted.ndim, wanted.shape[-1]

@@ -1,0 +1,103 @@
+"""Speech recognition: audio as model inputs while it is decoded, and outputs cut to their own length."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from dray.pipelines.batching.padding import Sharing, equal_but_for_padding, equal_shapes
+from dray.pipelines.media import audio as media
+from dray.pipelines.media.chunking import Samples, Window, chunks
+from dray.pipelines.media.values import Source
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Pipeline
+
+Inputs = dict[str, object]
+
+
+def preprocess(
+    pipe: Pipeline,
+    cell: object,
+    source: Source,
+    chunk_length_s: float = 0,
+    stride_length_s: float | tuple[float, float] | None = None,
+) -> Iterator[tuple[Inputs, float]]:
+    """What the pipeline's own `preprocess` yields, without the whole recording in memory.
+
+    Args:
+        pipe: an AutomaticSpeechRecognitionPipeline.
+        cell: as `media.audio` takes it.
+        source: where it may come from.
+        chunk_length_s: seconds of a chunk; 0: the recording is one chunk.
+        stride_length_s: seconds of overlap, both sides alike or (left, right).
+
+    Yields:
+        (model inputs, seconds of audio not seen in an earlier chunk).
+    """
+    rate = source.rate
+    if not chunk_length_s:
+        samples = media.whole(cell, source)
+        seconds = len(samples) / rate
+        for inputs in pipe.preprocess(_long_enough(pipe, samples)):
+            yield dict(inputs), seconds
+        return
+    stop = 0
+    for chunk, span in chunks(media.audio(cell, source), Window.of(chunk_length_s, stride_length_s, rate, pipe._align_to)):
+        inputs = _features(pipe, chunk)
+        yield {"is_last": span.is_last, "stride": span.stride, **inputs}, (span.stop - stop) / rate
+        stop = span.stop
+    if not stop:
+        raise ValueError("the recording holds no samples")
+
+
+def _features(pipe: Pipeline, chunk: Samples) -> Inputs:
+    """The features of one chunk as transformers' `chunk_iter` makes them."""
+    from transformers.pipelines.automatic_speech_recognition import chunk_iter
+
+    chunk = _long_enough(pipe, chunk)
+    (inputs,) = chunk_iter(chunk, pipe.feature_extractor, len(chunk), 0, 0, pipe.dtype)
+    return {key: value for key, value in inputs.items() if key not in ("is_last", "stride")}
+
+
+def _long_enough(pipe: Pipeline, samples: Samples) -> Samples:
+    """Zeros after a chunk too short for the model's convolutions, which transformers' pipeline crashes on."""
+    kernels = getattr(pipe.model.config, "conv_kernel", None)
+    if pipe.type != "ctc" or not isinstance(kernels, (list, tuple)):
+        return samples
+    least, jump = 1, 1
+    for kernel, stride in zip(kernels, pipe.model.config.conv_stride, strict=True):
+        least, jump = least + (kernel - 1) * jump, jump * stride
+    return np.pad(samples, (0, max(0, least - len(samples))))
+
+
+def trim(
+    pipe: Pipeline, inputs: Mapping[str, torch.Tensor], output: dict[str, object], during: Mapping[str, object]
+) -> dict[str, object]:
+    """Cuts off the frames of a CTC output that stand for padding; other outputs stay as they are.
+
+    The library cuts only where the part has a stride; without, it decodes what the model makes of padding.
+    """
+    lengths = getattr(pipe.model, "_get_feat_extract_output_lengths", None)
+    lengths = lengths or getattr(pipe.model, "_get_subsampling_output_length", None)
+    if pipe.type != "ctc" or lengths is None:
+        return output
+    import torch
+
+    tokens = cast("torch.Tensor", output["tokens"])
+    frames = int(lengths(torch.tensor([inputs[pipe.model.main_input_name].shape[1]])))
+    return {**output, "tokens": tokens[:, :frames]}
+
+
+def shares(pipe: Pipeline, inputs: Mapping[str, torch.Tensor], during: Mapping[str, object]) -> Hashable:
+    """Padding changes results in two cases, and parts of different lengths then do not share a batch, or none do.
+
+    Group normalization over time sees padding, whatever the mask says. Whisper finds the times of words in attention weights
+    that it normalizes over the whole batch.
+    """
+    if getattr(pipe, "type", None) == "seq2seq_whisper" and during.get("return_timestamps") == "word":
+        return Sharing.ALONE
+    sees_padding = getattr(pipe.model.config, "feat_extract_norm", None) == "group"
+    return (equal_shapes if sees_padding else equal_but_for_padding)(pipe, inputs, during)
