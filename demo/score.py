@@ -8,6 +8,7 @@ from typing import cast
 
 import jiwer
 import pyarrow.dataset as pads
+
 from dray.jobs.storage.folder import REPORT, SUMMARY, output_folder
 from dray.pipelines.config import load_config
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ray.serve import Application
+
 from dray.jobs.online.deployment import build
 from dray.pipelines.config import load_config
 from dray.pipelines.errors import ConfigError
-from ray.serve import Application
 
 
 def app(arguments: Mapping[str, str]) -> Application:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
+
 from dray.jobs.batch import rows
 from dray.jobs.batch.datasource import spread_rows
 from dray.jobs.batch.preflight import Job, check
@@ -19,7 +21,7 @@ from dray.jobs.batch.report import aligned
 from dray.jobs.batch.worker import Worker
 from dray.jobs.cluster.connect import connected
 from dray.jobs.cluster.plan import POOLS, Plan, cluster_nodes, copy_bytes, free_nodes, make_plan
-from dray.pipelines.batching.packing import Limits
+from dray.pipelines.batching.parts import Limits
 from dray.pipelines.batching.tuning import Bucket
 from dray.pipelines.config import JobConfig
 from dray.pipelines.engine.block import predict, sample_parts
@@ -27,7 +29,6 @@ from dray.pipelines.engine.tuning_cache import Subject, remember_threads
 from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.errors import JobError
 from dray.pipelines.phases.phases import Item
-from ray.exceptions import RayError
 
 ROWS = 256  # tried
 SECONDS = 60.0  # that trying batches may take

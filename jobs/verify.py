@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
+
 from dray.jobs.batch.datasource import pieces
 from dray.jobs.batch.dtype import of_earlier_runs
 from dray.jobs.batch.report import Rows, aligned

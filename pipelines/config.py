@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal, Union, get_args, get_origin
 
 import yaml
-from dray.pipelines.errors import ConfigError
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -20,6 +19,8 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+
+from dray.pipelines.errors import ConfigError
 
 OPENAI = "openai"  # input.format of OpenAI's Batch files
 

@@ -112,3 +112,9 @@ def _presentable(message: str) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; its class where the message is empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def reason(error: BaseException) -> str:
+    """An I/O error in a few words."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())

@@ -6,8 +6,9 @@ import json
 import builders
 import numpy as np
 import pyarrow as pa
-from dray.jobs.batch.rows import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE
 from PIL import Image
+
+from dray.jobs.columns import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE
 
 
 def table_of(items: list[dict[str, object]]) -> pa.Table:

@@ -19,14 +19,15 @@ import arrow
 import catalogue
 import torch
 from comparing import differences
-from dray.jobs.batch.gather import Gather
-from dray.jobs.batch.rows import ARGUMENT, KEY
-from dray.jobs.batch.stages import Forward, Fused, Postprocess, Preprocess
-from dray.jobs.batch.worker import Worker
-from dray.pipelines.config import parse_config
-from dray.pipelines.models.loading import load_phases
 from transformers import pipeline
 from transformers.pipelines import SUPPORTED_TASKS
+
+from dray.jobs.batch.gather import Gather
+from dray.jobs.batch.stages import Forward, Fused, Postprocess, Preprocess
+from dray.jobs.batch.worker import Worker
+from dray.jobs.columns import ARGUMENT, KEY
+from dray.pipelines.config import parse_config
+from dray.pipelines.models.loading import load_phases
 
 SETTINGS = [(layout, batch) for layout in ("fused", "staged") for batch in (1, 3, "auto")]
 

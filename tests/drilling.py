@@ -22,14 +22,15 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 from conftest import ROOT
+from fsspec.core import url_to_fs
+from modeling_trouble import TroubleConfig, TroubleForSequenceClassification
+
 from dray.jobs.storage.folder import Folder
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
 from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.models.loading import load_phases
 from dray.pipelines.phases.phases import Item
-from fsspec.core import url_to_fs
-from modeling_trouble import TroubleConfig, TroubleForSequenceClassification
 
 TROUBLES = ("fail", "ruin", "hang", "freeze", "crash", "oom")
 SHARDS = 8

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from dray.jobs.storage.folder import Folder
 from faulty import KINDS, Proxy
+
+from dray.jobs.storage.folder import Folder
 
 TABLE = pa.table({"n": list(range(20_000)), "text": [f"row {n}" for n in range(20_000)]})
 

@@ -24,14 +24,15 @@ import arrow
 import conformance
 import pyarrow as pa
 from comparing import differences
-from dray.jobs.batch.rows import ARGUMENT
+from fuzz_inputs import Made
+from fuzz_streams import block, column, streams
+
 from dray.jobs.batch.stages import Fused
 from dray.jobs.batch.worker import Worker
+from dray.jobs.columns import ARGUMENT
 from dray.pipelines.config import parse_config
 from dray.pipelines.media import fetch
 from dray.pipelines.models.loading import load_phases
-from fuzz_inputs import Made
-from fuzz_streams import block, column, streams
 
 MEDIA_BYTES = 4 << 20  # input.max_media_bytes of every stream
 PEAK_BYTES = 3 << 30  # that the process may hold, torch, libraries and all models included

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+
 from dray.jobs.batch.datasource import pieces, tables
-from dray.jobs.batch.rows import ARGUMENT
+from dray.jobs.columns import ARGUMENT
 from dray.jobs.inputs.dataset import Input, open_input
 from dray.jobs.keys import KeySet
 from dray.pipelines.config import parse_config

@@ -17,6 +17,7 @@ import aiohttp
 import uvicorn
 import yaml
 from conftest import ROOT, free_port
+
 from dray.jobs.online.app import make_app
 from dray.pipelines.config import parse_config
 from dray.pipelines.online.service import Service

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from dray.pipelines.config import load_config
 from dray.pipelines.tasks.table import TASKS, find_task
 

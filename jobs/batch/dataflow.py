@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import ray
+from fsspec.implementations.local import LocalFileSystem
+from ray.actor import ActorHandle
+from ray.data import ActorPoolStrategy, Dataset
+
 from dray.jobs.batch.datasink import Sink
 from dray.jobs.batch.datasource import Piece, RowsDatasource
 from dray.jobs.batch.gather import Gather
@@ -14,9 +18,6 @@ from dray.jobs.batch.worker import Worker
 from dray.jobs.cluster.plan import Plan, Pool
 from dray.jobs.inputs.dataset import Input
 from dray.jobs.keys import KeySet
-from fsspec.implementations.local import LocalFileSystem
-from ray.actor import ActorHandle
-from ray.data import ActorPoolStrategy, Dataset
 
 
 def read(data: Input, left: Sequence[Piece], finished: KeySet, plan: Plan) -> Dataset:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
-import math
 import posixpath
 import re
 import time
@@ -17,22 +15,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
-from dray.jobs.batch.rows import ERROR, ERRORS, ID, KEEP, KEY, POSITION, PREDICTION, SOURCE
+from pyarrow.fs import FileType
+from ray.data.block import Block, BlockAccessor
+from ray.data.datasource import BlockBasedFileDatasink, WriteResult
+
+from dray.jobs.columns import ERROR, ERRORS, ID, KEEP, KEY, POSITION, PREDICTION, SOURCE
 from dray.jobs.outputs.commits import DATA, is_committed, task_of
 from dray.jobs.outputs.lease import refuse_other
+from dray.jobs.outputs.rows_in_files import as_json, count_rows
 from dray.jobs.storage.folder import Folder
 from dray.pipelines.config import OutputConfig
 from dray.pipelines.media import subtitles
 from dray.pipelines.meter import LARGEST, SMALLEST, Meter
-from pyarrow.fs import FileType
-from ray.data.block import Block, BlockAccessor
-from ray.data.datasource import BlockBasedFileDatasink, WriteResult
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
     from ray.data._internal.execution.interfaces import TaskContext
 
-COUNTED_BYTES = 16 << 20  # read at a time
 WRITE_UUID = "write_uuid"  # Ray's name for the write's identity in a task's arguments
 
 
@@ -155,31 +154,9 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
                 self._output.write(f"subtitles/{file_name(row_id)}.{kind}", content)
 
 
-def count_rows(path: str, filesystem: pa.fs.FileSystem) -> int:
-    """Rows of a file that this sink has written."""
-    with filesystem.open_input_file(path) as file:
-        if path.endswith(".parquet"):
-            return int(pq.ParquetFile(file).metadata.num_rows)
-        count = 0
-        while block := file.read(COUNTED_BYTES):
-            count += block.count(b"\n")
-    return count
-
-
 def file_name(row_id: object) -> str:
     """A row's id as a file name: what file systems do not take becomes an underscore."""
     return re.sub(r"[^\w.=@+-]+", "_", str(row_id)).strip("._") or "_"
-
-
-def as_json(value: object) -> object:
-    """A value as JSON has it: bytes in base64, numbers that are not finite as null."""
-    if isinstance(value, dict):
-        return {key: as_json(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [as_json(inner) for inner in value]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _sum(meters: pa.ChunkedArray) -> Meter:

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import ray
-from dray.jobs.batch.rows import ARGUMENT, ERROR, ERRORS, ID, KEEP, KEY, POSITION, READ_S, SOURCE, error_array
-from dray.jobs.inputs.dataset import Columns, Input, Source, is_damage
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from dray.jobs.batch.rows import error_array
+from dray.jobs.columns import ARGUMENT, ERROR, ERRORS, ID, KEEP, KEY, POSITION, READ_S, SOURCE
+from dray.jobs.inputs.dataset import Columns, Input, is_damage
+from dray.jobs.inputs.formats.file import InputFile
 from dray.jobs.inputs.formats.registry import FORMATS
 from dray.jobs.inputs.formats.streams import READ_BYTES, READ_ROWS
 from dray.jobs.keys import KeySet
-from dray.jobs.storage.folder import reason
-from dray.pipelines.errors import RowError
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
+from dray.pipelines.errors import RowError, reason
 
 if TYPE_CHECKING:
     import fsspec
@@ -31,7 +33,7 @@ TASK_BYTES = 64 << 20  # a read task's share of the input
 class Piece:
     """Rows of one file that a read task reads: a row group where it has some, otherwise the file."""
 
-    source: Source
+    source: InputFile
     row_groups: tuple[int, ...] | None
     first: int
     rows: int
@@ -44,7 +46,7 @@ def pieces(data: Input, finished: KeySet) -> list[Piece]:
     return [piece for index in unfinished for piece in _unfinished(data.sources[index], finished)]
 
 
-def _unfinished(source: Source, finished: KeySet) -> list[Piece]:
+def _unfinished(source: InputFile, finished: KeySet) -> list[Piece]:
     found = [piece for piece in _pieces(source) if piece.rows]
     starts = np.array([source.first_key + piece.first for piece in found], np.uint64)
     rows = np.array([piece.rows for piece in found], np.int64)
@@ -52,7 +54,7 @@ def _unfinished(source: Source, finished: KeySet) -> list[Piece]:
     return [piece for piece, is_left in zip(found, done < rows, strict=True) if is_left]
 
 
-def _pieces(source: Source) -> Iterator[Piece]:
+def _pieces(source: InputFile) -> Iterator[Piece]:
     if not source.row_groups:
         yield Piece(source, None, source.first, source.rows)
         return
@@ -180,7 +182,7 @@ class _Span:
     """
 
     batch: pa.RecordBatch
-    source: Source
+    source: InputFile
     first: int
     seconds: float
     error: RowError | None = None
@@ -208,7 +210,7 @@ def _spans(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Colum
             yield _Span(missing, source, position, time.perf_counter() - started, _about_file(source, error))
 
 
-def _about_file(source: Source, error: Exception) -> RowError:
+def _about_file(source: InputFile, error: Exception) -> RowError:
     return error if isinstance(error, RowError) else RowError("read", type(error).__name__, f"{source.name}: {reason(error)}")
 
 

@@ -6,6 +6,8 @@ import json
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
+
 from dray.jobs.batch import rows
 from dray.jobs.batch.datasource import spread_rows
 from dray.jobs.batch.preflight import Job
@@ -15,7 +17,6 @@ from dray.jobs.storage.folder import PRECISION
 from dray.pipelines.config import JobConfig
 from dray.pipelines.engine.precision import choose, processor_has_bfloat16
 from dray.pipelines.phases.phases import Item
-from ray.exceptions import RayError
 
 ROWS = 16  # that are run in both precisions
 

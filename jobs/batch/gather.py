@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import pyarrow as pa
-from dray.jobs.batch.rows import KEY
+
+from dray.jobs.columns import KEY
 from dray.pipelines.meter import Meter
 from dray.pipelines.tasks.arrow import decode, encode
 

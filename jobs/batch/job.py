@@ -11,6 +11,11 @@ import threading
 import time
 
 import ray
+from ray.actor import ActorHandle
+from ray.data import DataContext
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from dray.jobs.batch.dataflow import build, read, write
 from dray.jobs.batch.datasink import Sink, Written
 from dray.jobs.batch.datasource import pieces
@@ -27,14 +32,10 @@ from dray.jobs.cluster.ray_internals import controlled
 from dray.jobs.keys import KeySet
 from dray.jobs.outputs.commits import checkpoint_config, finished_keys
 from dray.jobs.outputs.retry import attempts, failed_rows
-from dray.jobs.storage.folder import REPORT, SUMMARY, reason
+from dray.jobs.storage.folder import REPORT, SUMMARY
 from dray.jobs.storage.s3 import StorageError
 from dray.pipelines.config import OPENAI, JobConfig
-from dray.pipelines.errors import DrayError, JobError
-from ray.actor import ActorHandle
-from ray.data import DataContext
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from dray.pipelines.errors import DrayError, JobError, reason
 
 TRIES = 2  # at rows that are missing in the end, should an actor have died with them
 LOOK_S = 1.0  # between two looks at the rows that are done; each takes time from the model where cores are few

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow.parquet as pq
-from dray.jobs.batch.rows import ERRORS, ID, PREDICTION
+
+from dray.jobs.columns import ERRORS, ID, PREDICTION
 from dray.jobs.outputs.commits import TaskFiles
 from dray.jobs.storage.folder import BATCH_ERRORS, BATCH_OUTPUT, Folder
 

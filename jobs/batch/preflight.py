@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+
 from dray.jobs.batch.datasource import Piece, first_rows, pieces
-from dray.jobs.batch.rows import ARGUMENT, items
+from dray.jobs.batch.rows import items
 from dray.jobs.cluster.plan import THREADS, Work
+from dray.jobs.columns import ARGUMENT
 from dray.jobs.inputs.dataset import Input, open_input
-from dray.jobs.inputs.formats.registry import FORMATS
 from dray.jobs.inputs.inventory import write_inventory
 from dray.jobs.keys import KeySet
 from dray.jobs.outputs.fingerprint import claim, fingerprint, refuse_different
@@ -25,9 +26,9 @@ from dray.pipelines.config import JobConfig
 from dray.pipelines.engine.tuning_cache import recall_threads
 from dray.pipelines.errors import ConfigError, ModelError, OutputError, RowError, first_line
 from dray.pipelines.internals.linear import speed
-from dray.pipelines.media import values as cells
+from dray.pipelines.media import values
 from dray.pipelines.models.loading import load_phases, model_identity, pinned, resolve_task
-from dray.pipelines.tasks import table as tasks
+from dray.pipelines.tasks import table
 
 if TYPE_CHECKING:
     from dray.pipelines.phases.phases import Item, Phases
@@ -173,11 +174,16 @@ def _with_stand_ins(phases: Phases, item: Item) -> Item:
     """The item with silence and a blank picture for its media, which are decoded by workers that may die of them."""
     from PIL import Image
 
-    silence = {"array": np.zeros(phases.source.rate, np.float32), "sampling_rate": phases.source.rate}
+    silence = {"array": np.zeros(phases.media_options.rate, np.float32), "sampling_rate": phases.media_options.rate}
     blank = Image.new("RGB", (64, 64))
-    known: dict[object, object] = {cells.recording: silence, cells.samples: silence, cells.image: blank, cells.images: blank}
-    stand_ins = {name: known.get(phases.task.arguments[name], cell) for name, cell in item.cells.items()}
-    return dataclasses.replace(item, cells=stand_ins)
+    known: dict[object, object] = {
+        values.recording: silence,
+        values.samples: silence,
+        values.image: blank,
+        values.images: blank,
+    }
+    stand_ins = {name: known.get(phases.task.arguments[name], cell) for name, cell in item.values.items()}
+    return dataclasses.replace(item, values=stand_ins)
 
 
 def _refuse_inside(output: Folder, data: Input) -> None:
@@ -201,16 +207,16 @@ def _positions(phases: Phases, data: Input, sample: pa.Table) -> float:
     """Positions (tokens, frames, patches) of an average row, by the bytes of its cell or file."""
     argument = next((ARGUMENT + name for name in phases.task.inputs if ARGUMENT + name in sample.column_names), None)
     cell_bytes = sample[argument].nbytes / max(1, sample.num_rows) if argument else 0
-    if phases.task.elements == tasks.IMAGE:
+    if phases.task.elements == table.IMAGE:
         return 256
-    if phases.task.elements == tasks.AUDIO:
+    if phases.task.elements == table.AUDIO:
         # 16 kB of compressed audio are a second, and a second 50 frames. Behind a path may be anything; say a minute.
-        sizes = [source.size for source in data.sources if FORMATS[source.format].is_row]
+        sizes = [source.size for source in data.sources if source.is_media]
         if sizes:
             cell_bytes = sum(sizes) / len(sizes)
         elif argument and pa.types.is_string(sample[argument].type):
             cell_bytes = 60 * 16_000
         return max(1.0, 50 * cell_bytes / 16_000)
-    new_tokens = GENERATED_TOKENS if phases.task.elements == tasks.GENERATED else 0
+    new_tokens = GENERATED_TOKENS if phases.task.elements == table.GENERATED else 0
     limit = getattr(phases.pipe.model.config, "max_position_embeddings", None) or 4096
     return max(1.0, min(cell_bytes / 4 + new_tokens, limit))

@@ -8,24 +8,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 
 import pyarrow as pa
+
+from dray.jobs.columns import ARGUMENT, ERROR, ERRORS, ID, KEEP, KEY, METER, POSITION, SOURCE
 from dray.pipelines.engine.block import Outcome
 from dray.pipelines.errors import RowError, first_line
 from dray.pipelines.meter import Meter
 from dray.pipelines.phases.phases import Item, Phases
 from dray.pipelines.tasks.arrow import to_arrow
 
-KEY = "_row"  # uint64: names a row in the checkpoint
-ID, SOURCE, POSITION = "id", "source", "source_row"
-PREDICTION, ERRORS = "prediction", "error"
-READ_S = "read_s"  # seconds that reading the row took
-ARGUMENT, KEEP = "arg:", "keep:"  # prefixes of the columns that carry pipeline arguments and kept input columns
 _AS_PYTHON = operator.methodcaller("as_py")
-
-ERROR = pa.struct([("stage", pa.string()), ("type", pa.string()), ("message", pa.string()), ("attempts", pa.int32())])
-METER = pa.struct([(field.name, pa.float64()) for field in fields(Meter)])
 
 
 def items(table: pa.Table, phases: Phases) -> list[Item | RowError]:

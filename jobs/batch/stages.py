@@ -7,11 +7,12 @@ from functools import partial
 from typing import cast
 
 import pyarrow as pa
+
 from dray.jobs.batch import rows
 from dray.jobs.batch.memory import peak_bytes, trim_memory
-from dray.jobs.batch.rows import KEY, READ_S
 from dray.jobs.batch.worker import Stopwatch, Worker, account, learn
-from dray.pipelines.batching.packing import Output, Part
+from dray.jobs.columns import KEY, READ_S
+from dray.pipelines.batching.parts import Output, Part
 from dray.pipelines.engine.block import Outcome, postprocess_item, predict, preprocess_item, sample_parts
 from dray.pipelines.engine.forward import forward_parts
 from dray.pipelines.errors import RowError

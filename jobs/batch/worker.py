@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
+from ray.actor import ActorHandle
+
 from dray.jobs.batch.ledger import Guard
 from dray.jobs.batch.memory import peak_bytes
 from dray.jobs.storage.s3 import install
-from dray.pipelines.batching.packing import Part
+from dray.pipelines.batching.parts import Part
 from dray.pipelines.config import JobConfig
 from dray.pipelines.engine.model_threads import Lanes
 from dray.pipelines.engine.tuning_cache import Tuner
@@ -20,7 +22,6 @@ from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.meter import Meter
 from dray.pipelines.models.loading import in_passing_thread, load_phases
 from dray.pipelines.phases.phases import Phases
-from ray.actor import ActorHandle
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import ray
-from dray.jobs.storage.folder import reason
-from dray.pipelines.errors import ConfigError
 from ray._common.network_utils import parse_address
 from ray._private.services import canonicalize_bootstrap_address
 from ray.data import DataContext
+
+from dray.pipelines.errors import ConfigError, reason
 
 LOCAL = "local"  # as an address: a cluster of this process's own
 KEPT = 8  # idle processes of such a cluster at least, if ever so many were at work at once

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import ray
+from ray._private.state import available_resources_per_node
+
 from dray.pipelines.config import EngineConfig
 from dray.pipelines.errors import ConfigError
-from ray._private.state import available_resources_per_node
 
 POOLS = 0.8  # share of the CPUs that actors may hold
 ACTOR_BYTES = 700 << 20  # a worker with torch and transformers loaded, before any weights

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import ray
-from dray.jobs.cluster.plan import Plan
-from dray.pipelines.errors import JobError
 from ray.data._internal.cluster_autoscaler import ClusterAutoscaler
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.interfaces import ExecutionResources
+
+from dray.jobs.cluster.plan import Plan
+from dray.pipelines.errors import JobError
 
 
 class _Planned(ClusterAutoscaler):  # type: ignore[misc]  # Ray is untyped

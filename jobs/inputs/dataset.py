@@ -11,22 +11,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from dray.jobs.batch.rows import ERRORS, ID, KEY, POSITION, PREDICTION, SOURCE
-from dray.jobs.inputs.formats.registry import FORMATS, Source
+
+from dray.jobs.columns import ERRORS, ID, KEY, POSITION, PREDICTION, SOURCE
+from dray.jobs.inputs.formats.file import InputFile
+from dray.jobs.inputs.formats.registry import FORMATS
 from dray.jobs.inputs.formats.streams import is_empty
 from dray.jobs.inputs.inventory import is_same
 from dray.jobs.inputs.listing import list_files
 from dray.jobs.keys import Keys, KeySet
-from dray.jobs.storage.folder import reason
 from dray.jobs.storage.s3 import is_transient
 from dray.pipelines.config import JobConfig, nearest
-from dray.pipelines.errors import InputError
+from dray.pipelines.errors import InputError, reason
 from dray.pipelines.tasks.table import Task
 
 if TYPE_CHECKING:
     import fsspec
-
-__all__ = ["Columns", "Input", "Source", "is_damage", "open_input"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Input:
     """What a job reads, checked."""
 
     filesystem: fsspec.AbstractFileSystem
-    sources: tuple[Source, ...]
+    sources: tuple[InputFile, ...]
     columns: Columns
 
     @cached_property
@@ -68,7 +67,7 @@ class Input:
         return int(finished.counts(*self.key_ranges).sum())
 
 
-def open_input(config: JobConfig, task: Task, known: Mapping[str, Source] | None = None) -> Input:
+def open_input(config: JobConfig, task: Task, known: Mapping[str, InputFile] | None = None) -> Input:
     """Lists and checks the input. A damaged file is one row that will fail.
 
     Args:
@@ -105,7 +104,7 @@ def _refuse_shared_keys(data: Input) -> None:
         raise InputError(f"input.path: the rows of {one} and {other} would have the same keys; rename one of the files")
 
 
-def _common_type(column: str, sources: Sequence[Source]) -> pa.DataType:
+def _common_type(column: str, sources: Sequence[InputFile]) -> pa.DataType:
     """The type that the column's values of all files fit in. Raises InputError where there is none."""
     first, common = sources[0], sources[0].schema.field(column).type
     for source in sources[1:]:
@@ -121,22 +120,24 @@ def _common_type(column: str, sources: Sequence[Source]) -> pa.DataType:
     return common
 
 
-def _inspected(fs: fsspec.AbstractFileSystem, files: Sequence[Source], known: Mapping[str, Source]) -> tuple[Source, ...]:
-    def inspect(file: Source) -> Source:
+def _inspected(
+    fs: fsspec.AbstractFileSystem, files: Sequence[InputFile], known: Mapping[str, InputFile]
+) -> tuple[InputFile, ...]:
+    def inspect(file: InputFile) -> InputFile:
         earlier = known.get(file.name)
         return replace(earlier, path=file.path) if earlier is not None and is_same(file, earlier) else _inspect(fs, file)
 
-    if all(FORMATS[file.format].is_row for file in files):  # nothing is opened, so there is nothing to wait for
+    if all(file.is_media for file in files):  # nothing is opened, so there is nothing to wait for
         return tuple(map(inspect, files))
     with ThreadPoolExecutor(32) as pool:
         return tuple(pool.map(inspect, files))
 
 
-def _inspect(fs: fsspec.AbstractFileSystem, file: Source) -> Source:
+def _inspect(fs: fsspec.AbstractFileSystem, file: InputFile) -> InputFile:
     """The file with its rows and columns, or with what is wrong with it."""
     format = FORMATS[file.format]
     try:
-        if not format.is_row and format.may_be_empty and (not file.size or is_empty(fs, file.path)):
+        if not file.is_media and format.may_be_empty and (not file.size or is_empty(fs, file.path)):
             return file
         return format.inspect(fs, file)
     except (OSError, ValueError, pa.ArrowException, tarfile.TarError) as error:
@@ -151,7 +152,7 @@ def is_damage(error: BaseException) -> bool:
     return not is_of_the_system and not is_transient(error)
 
 
-def _columns(config: JobConfig, task: Task, sources: Sequence[Source]) -> Columns:
+def _columns(config: JobConfig, task: Task, sources: Sequence[InputFile]) -> Columns:
     """Pairs arguments with columns."""
     source = sources[0]
     arguments = {name: name for name in task.inputs if name in source.schema.names} | config.input.columns
@@ -164,7 +165,7 @@ def _columns(config: JobConfig, task: Task, sources: Sequence[Source]) -> Column
     return Columns(arguments, config.output.keep, config.input.id or FORMATS[source.format].id)
 
 
-def _main_column(argument: str, source: Source) -> str:
+def _main_column(argument: str, source: InputFile) -> str:
     """The column that the format says is meant, where none has the argument's name."""
     meant = FORMATS[source.format].meant(argument, source.schema.names)
     if len(meant) > 1:
@@ -172,7 +173,7 @@ def _main_column(argument: str, source: Source) -> str:
     return meant[0] if meant else argument
 
 
-def _refuse_missing(config: JobConfig, columns: Columns, source: Source) -> None:
+def _refuse_missing(config: JobConfig, columns: Columns, source: InputFile) -> None:
     """Raises InputError for a column that a file lacks."""
     names = source.schema.names
     keys = {column: f"input.columns.{argument}" for argument, column in columns.arguments.items()}

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dray.jobs.inputs.formats.registry import Source
+
+from dray.jobs.inputs.formats.file import InputFile
+from dray.jobs.inputs.formats.registry import FORMATS
 from dray.jobs.storage.folder import STATE, Folder
 
 INVENTORY = f"{STATE}/inputs.parquet"
@@ -25,7 +27,7 @@ SCHEMA = pa.schema(
     ]
 )
 
-Inventory = Mapping[str, Source]  # by name
+Inventory = Mapping[str, InputFile]  # by name
 
 
 def read_inventory(output: Folder) -> Inventory:
@@ -34,13 +36,14 @@ def read_inventory(output: Folder) -> Inventory:
     if content is None:
         return {}
     parsed = functools.cache(lambda schema: pa.ipc.read_schema(pa.py_buffer(schema)))
-    rows = pq.read_table(pa.BufferReader(content)).to_pylist()
-    return {
-        row["name"]: Source(**{**row, "row_groups": tuple(row["row_groups"]), "schema": parsed(row["schema"])}) for row in rows
-    }
+    files: dict[str, InputFile] = {}
+    for row in pq.read_table(pa.BufferReader(content)).to_pylist():
+        row |= {"row_groups": tuple(row["row_groups"]), "schema": parsed(row["schema"])}
+        files[row["name"]] = InputFile(**row, is_media=FORMATS[row["format"]].is_row)
+    return files
 
 
-def write_inventory(output: Folder, known: Inventory, sources: Iterable[Source]) -> None:
+def write_inventory(output: Folder, known: Inventory, sources: Iterable[InputFile]) -> None:
     """Adds the files of this run to those of earlier ones."""
     serialized = functools.cache(lambda schema: schema.serialize().to_pybytes())
     merged = {**known, **{source.name: source for source in sources}}
@@ -50,10 +53,10 @@ def write_inventory(output: Folder, known: Inventory, sources: Iterable[Source])
     output.write(INVENTORY, sink.getvalue().to_pybytes())
 
 
-def _fields(source: Source) -> dict[str, object]:
+def _fields(source: InputFile) -> dict[str, object]:
     return {name: getattr(source, name) for name in SCHEMA.names}
 
 
-def is_same(source: Source, known: Source | None) -> bool:
+def is_same(source: InputFile, known: InputFile | None) -> bool:
     """Whether a file, as listed, is the one that was looked at before."""
     return known is not None and (source.format, source.size, source.version) == (known.format, known.size, known.version)

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dray.jobs.inputs.formats.registry import FORMATS, Format, Source, format_of
-from dray.jobs.storage.folder import reason
-from dray.pipelines.config import InputConfig
-from dray.pipelines.errors import InputError
 from fsspec.core import split_protocol, url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+
+from dray.jobs.inputs.formats.file import InputFile
+from dray.jobs.inputs.formats.registry import FORMATS, Format, format_of
+from dray.pipelines.config import InputConfig
+from dray.pipelines.errors import InputError, reason
 
 if TYPE_CHECKING:
     import fsspec
@@ -53,13 +54,13 @@ class Place:
         return f"{split_protocol(first)[0]}://{path}{chained}{rest}"
 
 
-def list_files(config: InputConfig) -> tuple[fsspec.AbstractFileSystem, list[Source]]:
+def list_files(config: InputConfig) -> tuple[fsspec.AbstractFileSystem, list[InputFile]]:
     """The filesystem, and every file once, with name, path, format and size.
 
     Raises:
         InputError: nothing there, it cannot be listed, or it is not clear what is to be read.
     """
-    found: dict[str, Source] = {}
+    found: dict[str, InputFile] = {}
     places = [_place(pattern, config) for pattern in config.paths]
     for place in places:
         if place.fs != places[0].fs:
@@ -93,7 +94,7 @@ def _cannot_list(pattern: str, error: Exception) -> InputError:
     return InputError(f"input.path: cannot list {pattern}: {kind}{reason(error)}")
 
 
-def _sources(place: Place, forced: str | None) -> list[Source]:
+def _sources(place: Place, forced: str | None) -> list[InputFile]:
     """The files of one path, in order of their names."""
     try:
         infos, is_folder = _infos(place)
@@ -101,8 +102,13 @@ def _sources(place: Place, forced: str | None) -> list[Source]:
             infos = _data_of_saved(place, infos)
         formats = _formats(place, list(infos), forced, is_folder)
         return [
-            Source(
-                place.name(path), path, format.name, size=_size(place.fs, infos[path], format), version=_version(infos[path])
+            InputFile(
+                place.name(path),
+                path,
+                format.name,
+                size=_size(place.fs, infos[path], format),
+                version=_version(infos[path]),
+                is_media=format.is_row,
             )
             for path, format in formats.items()
         ]
@@ -207,7 +213,7 @@ def _version(info: Mapping[str, Any]) -> str:
     return next((str(known[key]).strip('"') for key in VERSIONS if known.get(key)), "")
 
 
-def _refuse_mixed(config: InputConfig, sources: Iterable[Source]) -> None:
+def _refuse_mixed(config: InputConfig, sources: Iterable[InputFile]) -> None:
     """Raises InputError where the files hold different things, for only one of them can be meant."""
     examples: dict[str, str] = {}
     for source in sources:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Sequence
 
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.background import BackgroundTask
+from starlette.requests import ClientDisconnect
+
 from dray.jobs.online import openai_routes, ui
 from dray.jobs.online.middleware import Gate, Told
 from dray.jobs.online.requests import Gone, Telling, body_of, event, outcomes, taking
@@ -13,10 +18,6 @@ from dray.pipelines.errors import BusyError, DrayError, LimitError, RequestError
 from dray.pipelines.media.admission import Admission
 from dray.pipelines.online.service import Service
 from dray.pipelines.protocols import huggingface
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.background import BackgroundTask
-from starlette.requests import ClientDisconnect
 
 RETRY_S = 1  # after which a client that was sent away may come again
 TOO_MUCH = (LimitError.__name__, "OutOfMemoryError", "MemoryError")  # kinds of errors of items that fit nowhere here

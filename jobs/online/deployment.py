@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 
+from ray import serve
+from ray.serve import Application
+
 from dray.jobs.cluster.plan import THREADS
 from dray.pipelines.config import JobConfig, parse_config
 from dray.pipelines.errors import ConfigError
-from ray import serve
-from ray.serve import Application
 
 KEYS = "DRAY_API_KEYS"  # environment variable: keys with commas between them, of which a client must have one
 GRACE_S = 50.0  # for which a replica that is to go finishes what it has; Serve waits for a minute

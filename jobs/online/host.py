@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from types import FrameType
 
 import ray
+from ray import serve
+
 from dray.jobs.cluster.connect import LOCAL, connected, resolved
 from dray.jobs.online.deployment import GRACE_S, build
 from dray.pipelines.config import JobConfig, ServeConfig
 from dray.pipelines.errors import ConfigError, JobError
 from dray.pipelines.models.loading import load_phases
-from ray import serve
 
 NAME = "dray"  # of the application
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dray.pipelines.online.batcher import Ran
 from ray.util.metrics import Counter, Histogram
+
+from dray.pipelines.online.batcher import Ran
 
 SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0]
 SHARES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0]

@@ -6,6 +6,12 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.background import BackgroundTask
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException
+
 from dray.jobs.online.requests import Telling, body_of, event, outcomes, replayed, taking
 from dray.pipelines.errors import DrayError, RequestError
 from dray.pipelines.media.admission import Admission
@@ -13,11 +19,6 @@ from dray.pipelines.online.service import Service
 from dray.pipelines.phases.phases import Item
 from dray.pipelines.protocols import openai, openai_speech, openai_text, openai_vectors
 from dray.pipelines.protocols.huggingface import parsed
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
-from starlette.background import BackgroundTask
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException
 
 SPEECH, VECTORS, TEXT = "automatic-speech-recognition", "feature-extraction", ("text-generation", "image-text-to-text")
 FORM_FIELDS = 32

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from fastapi import Request
+from starlette.types import Message, Receive
+
 from dray.pipelines.engine.block import Outcome
 from dray.pipelines.errors import RequestError
 from dray.pipelines.online.service import Service
 from dray.pipelines.phases.phases import Item
-from fastapi import Request
-from starlette.types import Message, Receive
 
 T = TypeVar("T")
 AT_ONCE = 64  # items of one request that are under way
@@ -98,7 +99,7 @@ class Telling:
 
     def __init__(self, service: Service, item: Item) -> None:
         """The model is asked at once."""
-        from dray.pipelines.generation.streaming import Listener
+        from dray.pipelines.batching.parts import Listener
 
         loop, self._pieces = asyncio.get_running_loop(), asyncio.Queue[str | None]()
 

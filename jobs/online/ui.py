@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
+
 from dray.jobs.online.ui_guard import PATH, Guard
 from dray.pipelines.errors import DrayError
 from dray.pipelines.media import subtitles
-from dray.pipelines.media import values as cells
+from dray.pipelines.media.values import image, images, recording, samples, video
 from dray.pipelines.online.service import Service
 from dray.pipelines.phases.phases import Item
 from dray.pipelines.protocols.huggingface import plain_json
-from fastapi import FastAPI
-from fastapi.responses import PlainTextResponse
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,7 +38,7 @@ WRITTEN = "any-to-any", "image-text-to-text", "text-generation"
 SPEECH, SEGMENTS, WORDS, SOUND = "automatic-speech-recognition", "image-segmentation", "token-classification", "text-to-audio"
 LABELS = "candidate_labels"
 MEDIA_FIELDS: Mapping[object, str] = {
-    cells.recording: "audio", cells.samples: "audio", cells.image: "image", cells.images: "image", cells.video: "video"
+    recording: "audio", samples: "audio", image: "image", images: "image", video: "video"
 }  # fmt: skip
 KINDS = "srt", "vtt"  # of subtitles
 SHOWN = 10  # labels at most

@@ -7,11 +7,12 @@ import os
 import tempfile
 from pathlib import Path
 
-from dray.jobs.online.requests import body_of, replayed
-from dray.pipelines.errors import RequestError
 from fastapi import Request
 from fastapi.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dray.jobs.online.requests import body_of, replayed
+from dray.pipelines.errors import RequestError
 
 PATH = "/ui"
 MOST_BYTES = 1 << 20  # of what is sent to the page, files aside

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dray.jobs.batch.rows import KEY
-from dray.jobs.keys import KeySet
-from dray.jobs.storage.folder import STATE, Folder
 from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import CheckpointManager
 from ray.data.checkpoint.checkpoint_writer import PENDING_CHECKPOINT_SUFFIX
+
+from dray.jobs.columns import KEY
+from dray.jobs.keys import KeySet
+from dray.jobs.storage.folder import STATE, Folder
 
 CHECKPOINT = f"{STATE}/checkpoint"
 DATA = "data"

@@ -11,9 +11,9 @@ from dray.jobs.inputs.dataset import Columns
 from dray.jobs.inputs.inventory import INVENTORY
 from dray.jobs.outputs.commits import CHECKPOINT, DATA
 from dray.jobs.outputs.retry import RETRIED
-from dray.jobs.storage.folder import BATCH_ERRORS, BATCH_OUTPUT, PRECISION, REPORT, STATE, SUMMARY, Folder, reason
+from dray.jobs.storage.folder import BATCH_ERRORS, BATCH_OUTPUT, PRECISION, REPORT, STATE, SUMMARY, Folder
 from dray.pipelines.config import JobConfig
-from dray.pipelines.errors import OutputError
+from dray.pipelines.errors import OutputError, reason
 from dray.pipelines.models.choosing import named_model
 from dray.pipelines.tasks.table import Task
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from dray.jobs.columns import WHOLE_FILE
 from dray.jobs.inputs.dataset import Input
-from dray.jobs.inputs.formats.registry import WHOLE_FILE
 from dray.jobs.inputs.inventory import Inventory, is_same, read_inventory
 from dray.jobs.keys import KeySet
 from dray.jobs.outputs.commits import finished_keys, undo
 from dray.jobs.outputs.retry import failed_keys, release, released_keys, resume
-from dray.jobs.storage.folder import Folder, reason
+from dray.jobs.storage.folder import Folder
 from dray.pipelines.config import JobConfig
-from dray.pipelines.errors import OutputError
+from dray.pipelines.errors import OutputError, reason
 
 
 @dataclass(frozen=True)

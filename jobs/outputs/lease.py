@@ -11,8 +11,9 @@ import uuid
 from collections.abc import Callable, Mapping
 
 import psutil
-from dray.jobs.storage.folder import STATE, Folder, reason
-from dray.pipelines.errors import JobError, OutputError
+
+from dray.jobs.storage.folder import STATE, Folder
+from dray.pipelines.errors import JobError, OutputError, reason
 
 LEASE = f"{STATE}/run.json"
 BEAT_S = 5.0  # between two writes of the file

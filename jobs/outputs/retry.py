@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dray.jobs.batch.datasink import count_rows
-from dray.jobs.batch.rows import ERRORS, KEY, POSITION, SOURCE
-from dray.jobs.inputs.formats.registry import WHOLE_FILE
+
+from dray.jobs.columns import ERRORS, KEY, POSITION, SOURCE, WHOLE_FILE
 from dray.jobs.keys import NONE, Keys, KeySet, first_key
 from dray.jobs.outputs.commits import CHECKPOINT, TASK, THREADS, committed_keys, task_of
+from dray.jobs.outputs.rows_in_files import count_rows
 from dray.jobs.storage.folder import STATE, Folder
 
 FAILED = "data/status=failed"

@@ -11,12 +11,13 @@ from functools import cached_property, partial
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import fsspec
-from dray.jobs.storage.s3 import RetryingS3, call_with_retries, install
-from dray.pipelines.config import JobConfig
-from dray.pipelines.transient import code_of
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import JsonValue
+
+from dray.jobs.storage.s3 import RetryingS3, call_with_retries, install
+from dray.pipelines.config import JobConfig
+from dray.pipelines.transient import code_of
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -233,9 +234,3 @@ class _Reading:
             return self._file.read(size)
 
         return call_with_retries(read, f"read {self._path}")
-
-
-def reason(error: BaseException) -> str:
-    """An I/O error in a few words."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())

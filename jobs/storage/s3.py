@@ -14,6 +14,7 @@ from hashlib import md5
 from typing import TYPE_CHECKING, Any
 
 import fsspec
+
 from dray.pipelines.transient import EXPIRED, Attempts, StorageError, call_with_retries, code_of, is_transient
 
 if TYPE_CHECKING:

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dray.jobs.batch.rows import ERROR, ERRORS, ID, KEY, POSITION, PREDICTION, SOURCE
+
+from dray.jobs.columns import ERROR, ERRORS, ID, KEY, POSITION, PREDICTION, SOURCE, WHOLE_FILE
 from dray.jobs.inputs.dataset import Input
-from dray.jobs.inputs.formats.registry import WHOLE_FILE
 from dray.jobs.inputs.inventory import Inventory
 from dray.jobs.keys import KeySet, first_key
 from dray.jobs.outputs.commits import CHECKPOINT, TaskFiles
-from dray.jobs.storage.folder import Folder, reason
+from dray.jobs.storage.folder import Folder
 from dray.pipelines.config import JobConfig
+from dray.pipelines.errors import reason
 
 NAMED = 3  # rows that a problem names
 Row = dict[str, Any]

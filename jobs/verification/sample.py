@@ -9,11 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from dray.jobs.batch.datasink import as_json
+
 from dray.jobs.batch.datasource import pieces, tables
-from dray.jobs.batch.rows import ID, KEY, PREDICTION, SOURCE, items
+from dray.jobs.batch.rows import items
+from dray.jobs.columns import ID, KEY, PREDICTION, SOURCE
 from dray.jobs.inputs.inventory import is_same
 from dray.jobs.keys import KeySet
+from dray.jobs.outputs.rows_in_files import as_json
 from dray.jobs.verification.committed import Row, VerifiedJob, WriteTask, counted, few, key_of, read_rows
 from dray.pipelines.config import OPENAI
 from dray.pipelines.engine.compare import alone, compare, device, tolerance_of

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dray.pipelines.batching.packing import Inputs, Part, collate
+from dray.pipelines.batching.collating import collate
 from dray.pipelines.batching.padding import Sharing
+from dray.pipelines.batching.parts import Inputs, Part
 
 if TYPE_CHECKING:
     import torch

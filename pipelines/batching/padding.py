@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dray.pipelines.generation.sampling import continues_prompts, depends_on_prompt
+from dray.pipelines.internals.generation import continues_prompts, depends_on_prompt
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from dray.pipelines.batching.packing import Inputs, Part
+from dray.pipelines.batching.parts import Inputs, Part
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dray.pipelines.batching.packing import Limits, Part, free_cached_memory, is_out_of_memory
+from dray.pipelines.batching.packing import free_cached_memory, is_out_of_memory
 from dray.pipelines.batching.padding import Sharing
+from dray.pipelines.batching.parts import Limits, Part
 
 ENOUGH = 0.96  # of the best throughput: the smallest batch that gives as much is taken
 PATIENCE = 2  # doublings that gain nothing, after which no more are tried

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 
-from dray.pipelines.batching.packing import Limits, Output, Part, ripe
+from dray.pipelines.batching.packing import ripe
+from dray.pipelines.batching.parts import Limits, Output, Part
 from dray.pipelines.engine.forward import forward_parts
 from dray.pipelines.engine.model_threads import Lanes
 from dray.pipelines.engine.watchdog import Watch

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from dray.pipelines.engine.block import predict
 from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.tasks.arrow import to_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
     from dray.pipelines.phases.phases import Item, Phases
 
 TOLERANCE = 1e-4  # of results in float32

@@ -8,8 +8,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from dray.pipelines.batching.packing import Limits, Output, Part, bisect, free_cached_memory, is_lasting, is_out_of_memory, pack
+from dray.pipelines.batching.packing import bisect, free_cached_memory, is_lasting, is_out_of_memory, pack
 from dray.pipelines.batching.padding import Sharing
+from dray.pipelines.batching.parts import Limits, Output, Part
 from dray.pipelines.engine.model_threads import Lanes
 from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.errors import RowError

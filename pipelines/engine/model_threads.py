@@ -6,7 +6,6 @@ for nothing. OpenVINO calls it throughput streams, and PyTorch inter-op parallel
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from dray.pipelines.phases.phases import Phases
-    from transformers import PreTrainedModel
 
 T = TypeVar("T")
 TOGETHER = 2  # windows of batches that are run at once, so that no lane waits for the end of another
@@ -137,12 +135,3 @@ def _twins(phases: Phases, count: int) -> list[Phases]:
         return [phases.twin() for _ in range(count)]
     except Exception:  # modules may hold whatever cannot be copied
         return []
-
-
-def with_shared_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of modules, buffers and settings of its own, but with the parameters of `model`: it takes little memory.
-
-    Raises:
-        Exception: a module holds something that cannot be copied.
-    """
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})

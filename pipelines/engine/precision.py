@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from dray.pipelines.engine.block import Outcome, predict
 from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.internals.linear import pack_linears
 
 if TYPE_CHECKING:
     import torch
+
     from dray.pipelines.phases.phases import Item, Phases
 
 COSINE = 0.999  # of the same row's embeddings in both precisions, at least

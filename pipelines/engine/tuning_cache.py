@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dray.pipelines.batching import tuning
-from dray.pipelines.batching.packing import Part, is_out_of_memory
+from dray.pipelines.batching.packing import is_out_of_memory
+from dray.pipelines.batching.parts import Part
 from dray.pipelines.batching.tuning import Bucket, Trial
+from dray.pipelines.cache import cache_folder
 from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.errors import RowError
-from dray.pipelines.models.store import cache_folder
 
 if TYPE_CHECKING:
     from dray.pipelines.phases.phases import Phases

@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dray.pipelines.batching.packing import Output, Part, is_out_of_memory
-from dray.pipelines.generation.sampling import merged_config
+from dray.pipelines.batching.packing import is_out_of_memory
+from dray.pipelines.batching.parts import Output, Part
+from dray.pipelines.internals.generation import merged_config
 
 if TYPE_CHECKING:
     from transformers import Pipeline

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dray.pipelines.internals.generation import Options, arguments, continues_prompts, merged_config
+
 if TYPE_CHECKING:
     import torch
-    from transformers import GenerationConfig, Pipeline
+    from transformers import Pipeline
 
-Options = Mapping[str, Any]
 
 BEYOND = 4  # times the positions that a model knows; what attention takes grows with the square of a prompt's length
-
-
-def continues_prompts(pipe: Pipeline) -> bool:
-    """Whether the pipeline generates by a decoder alone, whose answers follow their prompts."""
-    generates = pipe._pipeline_calls_generate and pipe.model.can_generate()
-    return bool(generates and pipe.tokenizer is not None and not pipe.model.config.is_encoder_decoder)
 
 
 def prepare(pipe: Pipeline) -> None:
@@ -40,22 +34,6 @@ def refuse_endless(pipe: Pipeline, inputs: Mapping[str, Any]) -> None:
     tokens = inputs["input_ids"].shape[-1]
     if known and tokens > BEYOND * known:
         raise ValueError(f"the prompt has {tokens} tokens, and the model knows {known} positions")
-
-
-def arguments(pipe: Pipeline, during: Options) -> dict[str, Any]:
-    """What the pipeline hands to `generate`, given the arguments of its forward."""
-    flat = {**during, **(during.get("forward_params") or {}), **(during.get("generate_kwargs") or {})}
-    ours = ("forward_params", "generate_kwargs", "prefix_length")
-    handed: dict[str, Any] = pipe._prepare_generate_kwargs({key: value for key, value in flat.items() if key not in ours})
-    return handed
-
-
-def merged_config(pipe: Pipeline, during: Options) -> GenerationConfig:
-    """The generation config that results: the model's own, under the call's arguments."""
-    handed = arguments(pipe, during)
-    config = copy.deepcopy(handed.pop("generation_config", None) or pipe.model.generation_config)
-    config.update(**handed)
-    return config
 
 
 def check(pipe: Pipeline, during: Options) -> None:
@@ -85,12 +63,6 @@ def samples(pipe: Pipeline, during: Options) -> bool:
     handed = arguments(pipe, during)
     config = handed.get("generation_config") or pipe.model.generation_config
     return bool(handed.get("do_sample", config.do_sample))
-
-
-def depends_on_prompt(pipe: Pipeline, during: Options) -> bool:
-    """Whether lengths are limited with the prompt counted in, so that padding before it would count too."""
-    config = merged_config(pipe, during)
-    return bool(config.min_length) or config.max_new_tokens is None
 
 
 def is_prefix_of_longer(pipe: Pipeline, during: Options) -> bool:

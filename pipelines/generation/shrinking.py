@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dray.pipelines.generation import sampling as generation
+from dray.pipelines.generation import sampling
+from dray.pipelines.internals.generation import arguments, merged_config
 
 if TYPE_CHECKING:
     import torch
@@ -37,15 +38,15 @@ def handed(pipe: Pipeline, during: Mapping[str, Any]) -> Mapping[str, Any]:
 
     if not _is_plain(pipe.model):
         return during
-    given = generation.arguments(pipe, during)
-    mode = generation.merged_config(pipe, during).get_generation_mode(given.get("assistant_model"))
+    given = arguments(pipe, during)
+    mode = merged_config(pipe, during).get_generation_mode(given.get("assistant_model"))
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE) or given.keys() & {
         "streamer",
         "tokenizer",
         "custom_generate",
     }:
         return during
-    return generation.with_arguments(pipe, during, {"custom_generate": decode})
+    return sampling.with_arguments(pipe, during, {"custom_generate": decode})
 
 
 def _is_plain(model: PreTrainedModel) -> bool:

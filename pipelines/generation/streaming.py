@@ -5,38 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dray.pipelines.generation import sampling as generation
+from dray.pipelines.batching.parts import Listener
+from dray.pipelines.generation import sampling
+from dray.pipelines.internals.generation import merged_config
 
 if TYPE_CHECKING:
     import torch
     from transformers import Pipeline, StoppingCriteriaList, TextStreamer
-
-
-class Listener:
-    """Hears of a row's text piece by piece, in the model's thread. What is generated again is not told again.
-
-    Attributes:
-        has_left: it has heard enough: nothing more is generated for it.
-    """
-
-    def __init__(self, hear: Callable[[str], None]) -> None:
-        """`hear` takes the next piece."""
-        self._hear, self._told = hear, 0
-        self.has_left = False
-
-    def begin(self) -> Callable[[str], None]:
-        """What a run of the model tells pieces to, from the beginning of the text."""
-        place = 0
-
-        def tell(piece: str) -> None:
-            nonlocal place
-            place += len(piece)
-            if place > self._told:
-                new = piece[len(piece) - (place - self._told) :]
-                self._told = place
-                self._hear(new)
-
-        return tell
 
 
 class _Row:
@@ -117,11 +92,11 @@ def heard(
         listeners: of the rows of the batch.
         limits: of new tokens, of each row.
     """
-    found = generation.merged_config(pipe, during).eos_token_id
+    found = merged_config(pipe, during).eos_token_id
     ends = found if isinstance(found, list) else [] if found is None else [found]
     rows = [
         None if listener is None else _Row(_words(pipe, listener.begin()), ends, limit)
         for listener, limit in zip(listeners, limits, strict=True)
     ]
     added: dict[str, Any] = {"streamer": _Rows(rows), "stopping_criteria": _until_left(listeners)}
-    return generation.with_arguments(pipe, during, added)
+    return sampling.with_arguments(pipe, during, added)

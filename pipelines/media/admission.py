@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+
 from dray.pipelines.errors import RequestError
 
 HOPS = 5  # redirects that are followed

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
+
 from dray.pipelines.errors import LimitError, first_line
 from dray.pipelines.media.chunking import Samples
-from dray.pipelines.media.values import Source, opened
+from dray.pipelines.media.opening import MediaOptions, opened
 
 if TYPE_CHECKING:
     import soundfile
@@ -23,12 +24,12 @@ BYTES_PER_PIXEL = 4  # of Pillow's RGB in memory
 MAX_ASPECT = 1000  # image processors that fix the shorter side make the longer one as many times as long
 
 
-def audio(cell: object, source: Source) -> Iterator[Samples]:
+def audio(cell: object, options: MediaOptions) -> Iterator[Samples]:
     """The audio of a cell as mono blocks of about BLOCK_SECONDS at the source's rate, decoded as they are asked for.
 
     Args:
         cell: what `cells.opened` takes, or a struct of `array` (mono or (channels, samples)) and `sampling_rate` (Hz).
-        source: the rate wanted, and where media may come from.
+        options: the rate wanted, and where media may come from.
 
     Yields:
         Blocks of a few times BLOCK_SAMPLES samples at most, whatever rate and channels a file claims to have.
@@ -40,18 +41,18 @@ def audio(cell: object, source: Source) -> Iterator[Samples]:
         RowError: its URL cannot be fetched.
     """
     samples = 0
-    for block in _audio(cell, source):
+    for block in _audio(cell, options):
         samples += len(block)
-        _refuse_longer(samples / source.rate, source)
+        _refuse_longer(samples / options.rate, options)
         yield block
 
 
-def _audio(cell: object, source: Source) -> Iterator[Samples]:
-    rate = source.rate
+def _audio(cell: object, options: MediaOptions) -> Iterator[Samples]:
+    rate = options.rate
     if isinstance(cell, Mapping) and cell.get("array") is not None:
         yield from resampled([_mono(_array(cell["array"]))], cell.get("sampling_rate"), rate)
         return
-    with opened(cell, source) as file:
+    with opened(cell, options) as file:
         sound = _sound_file(file)
         if sound is None:
             file.seek(0)
@@ -59,28 +60,28 @@ def _audio(cell: object, source: Source) -> Iterator[Samples]:
         else:
             with sound:
                 if sound.frames < UNKNOWN:
-                    _refuse_longer(sound.frames / sound.samplerate, source)
+                    _refuse_longer(sound.frames / sound.samplerate, options)
                 yield from resampled(_blocks(sound), sound.samplerate, rate)
 
 
-def _refuse_longer(seconds: float, source: Source) -> None:
-    if seconds > source.max_seconds:
-        raise LimitError(f"the recording is longer than {source.max_seconds:g} s")
+def _refuse_longer(seconds: float, options: MediaOptions) -> None:
+    if seconds > options.max_seconds:
+        raise LimitError(f"the recording is longer than {options.max_seconds:g} s")
 
 
-def whole(cell: object, source: Source) -> Samples:
+def whole(cell: object, options: MediaOptions) -> Samples:
     """The audio of a cell at once, as `audio` gives it.
 
     Raises:
         ValueError: it holds no samples, or decoded more bytes than the source's `max_bytes`; or as with `audio`.
     """
     blocks, size = [np.empty(0, np.float32)], 0
-    for block in audio(cell, source):
+    for block in audio(cell, options):
         size += block.nbytes
-        if size > source.max_bytes:
-            seconds = source.max_bytes // block.itemsize // source.rate
+        if size > options.max_bytes:
+            seconds = options.max_bytes // block.itemsize // options.rate
             raise ValueError(
-                f"the recording is longer than {seconds} s, which input.max_media_bytes = {source.max_bytes} allows "
+                f"the recording is longer than {seconds} s, which input.max_media_bytes = {options.max_bytes} allows "
                 "where it must be in memory as a whole (speech recognition with chunk_length_s takes any length)"
             )
         blocks.append(block)
@@ -182,7 +183,7 @@ def _mono(channels: np.ndarray) -> Samples:
     return samples
 
 
-def image(cell: object, source: Source) -> Image.Image:
+def image(cell: object, options: MediaOptions) -> Image.Image:
     """A picture from encoded bytes, a path or URL, base64, or an array (height, width[, channels]) of bytes.
 
     Raises:
@@ -197,16 +198,16 @@ def image(cell: object, source: Source) -> Image.Image:
         return cell
     if isinstance(cell, (list, np.ndarray)):
         picture = Image.fromarray(_pixels(cell))
-        if too_large := _too_large(picture, source):
+        if too_large := _too_large(picture, options):
             raise ValueError(too_large)
         return picture
-    with opened(cell, source) as file:
-        _refuse_long(file, source)
+    with opened(cell, options) as file:
+        _refuse_long(file, options)
         content = io.BytesIO(file.read())  # Pillow asks of files what Arrow's buffers cannot do
     try:
         picture = Image.open(content)
-        too_large, pixels = _too_large(picture, source), picture.width * picture.height
-        if not (too_large or pixels > source.max_pixels):
+        too_large, pixels = _too_large(picture, options), picture.width * picture.height
+        if not (too_large or pixels > options.max_pixels):
             picture.load()
     except UnidentifiedImageError:
         raise ValueError("not an image that Pillow can read") from None
@@ -214,27 +215,27 @@ def image(cell: object, source: Source) -> Image.Image:
         raise ValueError(f"the image is damaged or too large: {first_line(error)}") from None
     if too_large:
         raise ValueError(too_large)
-    if pixels > source.max_pixels:
-        raise LimitError(f"the image has {picture.width} x {picture.height} pixels, more than {source.max_pixels:,} in all")
+    if pixels > options.max_pixels:
+        raise LimitError(f"the image has {picture.width} x {picture.height} pixels, more than {options.max_pixels:,} in all")
     return picture
 
 
-def _refuse_long(file: IO[bytes], source: Source) -> None:
+def _refuse_long(file: IO[bytes], options: MediaOptions) -> None:
     """Raises ValueError for a file that must not be read as a whole."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    if size > source.max_bytes:
-        raise ValueError(f"the file has {size} bytes, more than input.max_media_bytes = {source.max_bytes}")
+    if size > options.max_bytes:
+        raise ValueError(f"the file has {size} bytes, more than input.max_media_bytes = {options.max_bytes}")
 
 
-def _too_large(picture: Image.Image, source: Source) -> str | None:
+def _too_large(picture: Image.Image, options: MediaOptions) -> str | None:
     """Why an image's size, as its header says it, would take too much memory; None if not."""
     tags = getattr(picture, "tag_v2", {})
     # A TIFF's tiles are decoded whole, and may be larger than the picture that they hold.
     width, height = (max(size, tags.get(tag, 0)) for size, tag in zip(picture.size, (322, 323), strict=True))
-    if width * height * BYTES_PER_PIXEL > source.max_bytes:
+    if width * height * BYTES_PER_PIXEL > options.max_bytes:
         return (
-            f"the image is too large: {width} x {height} pixels, decoded more than input.max_media_bytes = {source.max_bytes}"
+            f"the image is too large: {width} x {height} pixels, decoded more than input.max_media_bytes = {options.max_bytes}"
         )
     if max(picture.size) > MAX_ASPECT * max(1, min(picture.size)):
         return f"the image is too narrow: {picture.width} x {picture.height} pixels, one side over {MAX_ASPECT} times the other"

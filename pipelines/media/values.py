@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import math
 import os
 import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from dray.pipelines.media import fetch
+from dray.pipelines.media.opening import MediaOptions, opened
 
 if TYPE_CHECKING:
     import pandas as pd
-    from dray.pipelines.media.chunking import Samples
     from PIL import Image
+
+    from dray.pipelines.media.chunking import Samples
 
 MEDIA_KEYS = {"image": ("image", "url", "path", "base64"), "audio": ("audio", "url", "path", "base64")}  # of a chat's part
 
@@ -29,59 +26,41 @@ MAX_TABLE_CHARACTERS = 1_000_000
 COUNTS = {"max_new_tokens", "min_new_tokens", "max_length", "min_length", "top_k", "num_beams", "num_return_sequences"}
 
 
-@dataclass(frozen=True)
-class Source:
-    """How media are read.
-
-    Attributes:
-        rate: samples per second that the model wants.
-        storage_options: for object stores, as fsspec takes them.
-        max_bytes: of a download, an image file, pixels, and a recording that must be in memory as a whole.
-        max_seconds: of a recording, and max_pixels: of a picture.
-    """
-
-    rate: int = 16_000
-    storage_options: Mapping[str, object] = field(default_factory=dict)
-    max_bytes: int = 2 << 30
-    max_seconds: float = math.inf
-    max_pixels: float = math.inf
-
-
-def as_it_is(cell: object, source: Source) -> object:
+def as_it_is(cell: object, options: MediaOptions) -> object:
     """The cell."""
     return cell
 
 
-def recording(cell: object, source: Source) -> object:
+def recording(cell: object, options: MediaOptions) -> object:
     """The cell, which speech recognition decodes as it goes."""
     return cell
 
 
-def samples(cell: object, source: Source) -> Samples:
+def samples(cell: object, options: MediaOptions) -> Samples:
     """A whole recording: mono float32 (samples,) at the model's rate. Raises ValueError beyond the source's `max_bytes`."""
-    from dray.pipelines.media import audio as media
+    from dray.pipelines.media import audio
 
-    return media.whole(cell, source)
+    return audio.whole(cell, options)
 
 
-def image(cell: object, source: Source) -> Image.Image:
+def image(cell: object, options: MediaOptions) -> Image.Image:
     """A picture. Raises ValueError where the cell holds none, or one beyond the source's `max_bytes`."""
-    from dray.pipelines.media import audio as media
+    from dray.pipelines.media import audio
 
-    return media.image(cell, source)
+    return audio.image(cell, options)
 
 
-def images(cell: object, source: Source) -> object:
+def images(cell: object, options: MediaOptions) -> object:
     """A picture, or a list of them."""
     several = isinstance(cell, list) and not (cell and isinstance(cell[0], (list, int)))
-    return [image(inner, source) for inner in cast("list[object]", cell)] if several else image(cell, source)
+    return [image(inner, options) for inner in cast("list[object]", cell)] if several else image(cell, options)
 
 
 class _TemporaryPath(str):
     """The path of a file that lives as long as this string."""
 
 
-def video(cell: object, source: Source) -> str:
+def video(cell: object, options: MediaOptions) -> str:
     """A video as a path, which is what pipelines take; what is no local file yet becomes a temporary one."""
     path = cell.get("path") if isinstance(cell, Mapping) and cell.get("bytes") is None else cell
     if isinstance(path, str) and os.path.isfile(path):
@@ -89,40 +68,40 @@ def video(cell: object, source: Source) -> str:
     descriptor, name = tempfile.mkstemp(prefix="dray-video-")
     temporary = _TemporaryPath(name)
     weakref.finalize(temporary, os.unlink, name)
-    with opened(cell, source) as file, open(descriptor, "wb") as copy:
+    with opened(cell, options) as file, open(descriptor, "wb") as copy:
         shutil.copyfileobj(file, copy)
     return temporary
 
 
-def chat(cell: object, source: Source) -> object:
+def chat(cell: object, options: MediaOptions) -> object:
     """A text, or a conversation: a list of messages with `role` and `content`, its media decoded."""
     if not isinstance(cell, list):
         return cell
-    return [_message(message, source) for message in cell]
+    return [_message(message, options) for message in cell]
 
 
-def _message(message: object, source: Source) -> object:
+def _message(message: object, options: MediaOptions) -> object:
     if not isinstance(message, Mapping):
         return message
     kept = {key: without_nulls(value) for key, value in message.items() if value is not None or key in ("role", "content")}
     content = kept.get("content")
-    return {**kept, "content": [_part(part, source) for part in content]} if isinstance(content, list) else kept
+    return {**kept, "content": [_part(part, options) for part in content]} if isinstance(content, list) else kept
 
 
-def _part(part: object, source: Source) -> object:
+def _part(part: object, options: MediaOptions) -> object:
     kind = part.get("type") if isinstance(part, Mapping) else None
     for key in MEDIA_KEYS.get(str(kind), ()):
         if key in cast("Mapping[str, object]", part):
-            decoded = (image if kind == "image" else samples)(cast("Mapping[str, object]", part)[key], source)
+            decoded = (image if kind == "image" else samples)(cast("Mapping[str, object]", part)[key], options)
             return {"type": kind, kind: decoded}
     return part
 
 
-def table(cell: object, source: Source) -> pd.DataFrame:
+def table(cell: object, options: MediaOptions) -> pd.DataFrame:
     """A table of strings from columns (name -> cells) or records, or JSON of either."""
     import pandas as pd
 
-    value = parsed(cell, source)
+    value = parsed(cell, options)
     if not isinstance(value, (Mapping, list)):
         raise ValueError(f"expected a table as columns, records or JSON, got {type(cell).__name__}")
     _refuse_sparse(value)
@@ -142,13 +121,13 @@ def _refuse_sparse(table: Mapping[str, object] | list[object]) -> None:
         raise ValueError(f"the table has {len(lines)} x {max(len(keys), longest)} cells, more than {MAX_TABLE_CELLS} in all")
 
 
-def word_boxes(cell: object, source: Source) -> list[tuple[str, list[int]]]:
+def word_boxes(cell: object, options: MediaOptions) -> list[tuple[str, list[int]]]:
     """Words of a document with their boxes (0 to 1000): pairs, or structs of `word` and `box`."""
-    pairs = cast("Sequence[Any]", parsed(cell, source))
+    pairs = cast("Sequence[Any]", parsed(cell, options))
     return [(pair["word"], pair["box"]) if isinstance(pair, Mapping) else (pair[0], pair[1]) for pair in pairs]
 
 
-def parsed(cell: object, source: Source) -> object:
+def parsed(cell: object, options: MediaOptions) -> object:
     """The cell; what JSON stands for, if it is a string."""
     return json.loads(cell) if isinstance(cell, str) else without_nulls(cell)
 
@@ -183,62 +162,3 @@ def without_nulls(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
     return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
-
-
-def url(cell: object) -> str | None:
-    """The URL that a media cell names, if it does."""
-    if isinstance(cell, Mapping) and cell.get("bytes") is None:
-        cell = cell.get("path")
-    return cell if isinstance(cell, str) and fetch.is_url(cell) else None
-
-
-def opened(cell: object, source: Source) -> IO[bytes]:
-    """The encoded bytes of a media cell as a file.
-
-    Args:
-        cell: bytes (anything with the buffer protocol), a path, URL, data URL or base64, an open file, or a struct of
-            `bytes` and `path` as `datasets` has it.
-        source: where it may come from.
-
-    Raises:
-        ValueError: the cell holds nothing of the kind.
-        OSError: there is no such file.
-        RowError: its URL cannot be fetched.
-    """
-    if isinstance(cell, Mapping):
-        return opened(cell.get("path") if cell.get("bytes") is None else cell["bytes"], source)
-    if cell is None:
-        raise ValueError("the cell is empty")
-    if isinstance(cell, Exception):  # what fetching it ahead has raised
-        raise cell
-    if isinstance(cell, str):
-        return _named(cell, source)
-    if isinstance(cell, (bytes, bytearray, memoryview)):
-        return io.BytesIO(cell)
-    if hasattr(cell, "read"):
-        return cast("IO[bytes]", cell)
-    try:
-        import pyarrow as pa
-
-        reader: IO[bytes] = pa.BufferReader(cell)  # large cells are not copied
-    except TypeError:
-        raise ValueError(f"expected media as bytes, path, URL or array, got {type(cell).__name__}") from None
-    return reader
-
-
-def _named(cell: str, source: Source) -> IO[bytes]:
-    if not cell:
-        raise ValueError("the cell is empty")
-    if fetch.is_url(cell):
-        return fetch.fetch(cell, source.storage_options, source.max_bytes)
-    path = os.path.expanduser(cell.removeprefix("file://"))
-    if os.path.isfile(path):
-        return open(path, "rb")
-    encoded = cell.partition(",")[2] if cell.startswith("data:") else cell
-    try:
-        if len(encoded) >= 16:
-            return io.BytesIO(base64.b64decode(encoded, validate=True))
-    except ValueError:  # binascii.Error, or a letter that is not ASCII
-        pass
-    shown = cell if len(cell) <= 100 else cell[:97] + "..."
-    raise FileNotFoundError(f"no such file, and neither a URL nor base64: {shown}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import ConfigError
-from dray.pipelines.tasks import table as tasks
+from dray.pipelines.tasks import table
 from dray.pipelines.tasks.table import Task
 
 if TYPE_CHECKING:
@@ -35,15 +35,15 @@ def named_model(config: JobConfig, task: str | None = None) -> tuple[str, str | 
         raise ConfigError("model: name a model, or a task, whose default model is then used")
     from transformers.pipelines import SUPPORTED_TASKS
 
-    default = SUPPORTED_TASKS[tasks.find_task(name).name]["default"]["model"]
+    default = SUPPORTED_TASKS[table.find_task(name).name]["default"]["model"]
     model, revision = default["pt"] if isinstance(default, dict) else default
     return model, config.revision or revision
 
 
 def by_tag(tag: object) -> Task | None:
     """The task of a model card's or the hub's `pipeline_tag`; None where dray or transformers has none of that name."""
-    name = tasks.ALIASES.get(tag, tag) if isinstance(tag, str) else None
-    return tasks.find_task(name) if name in tasks.TASKS else None
+    name = table.ALIASES.get(tag, tag) if isinstance(tag, str) else None
+    return table.find_task(name) if name in table.TASKS else None
 
 
 def card_tag(folder: Path) -> object:
@@ -71,10 +71,10 @@ def by_architecture(model_config: PreTrainedConfig) -> Task | None:
     from transformers.pipelines import SUPPORTED_TASKS
 
     wanted = set(model_config.architectures or ())
-    for name in [*(name for name in tasks.TASKS if name not in GENERAL), *GENERAL]:
+    for name in [*(name for name in table.TASKS if name not in GENERAL), *GENERAL]:
         for auto_class in SUPPORTED_TASKS[name]["pt"]:
             if auto_class.__name__ != "AutoModel" and _serves(auto_class, model_config, wanted):
-                return tasks.find_task(name)
+                return table.find_task(name)
     return _by_bare_model(model_config, wanted)
 
 
@@ -101,7 +101,7 @@ def _by_bare_model(model_config: PreTrainedConfig, wanted: set[str]) -> Task | N
         if model.__name__ not in wanted:
             continue
         if hasattr(model, "get_audio_features") and hasattr(model, "get_text_features"):
-            return tasks.find_task("zero-shot-audio-classification")
+            return table.find_task("zero-shot-audio-classification")
         name = FEATURES.get(getattr(model, "main_input_name", ""))
-        return tasks.find_task(name) if name else None
+        return table.find_task(name) if name else None
     return None

@@ -15,9 +15,9 @@ from dray.pipelines.internals.linear import pack_linears
 from dray.pipelines.models import choosing
 from dray.pipelines.models.model import explained, load_config, with_weights, without_weights
 from dray.pipelines.models.model_kwargs import Kwargs, ModelKwargs, sort_kwargs
-from dray.pipelines.models.weights import Source, locate, refused_code, version
+from dray.pipelines.models.weights import ModelSource, locate, refused_code, version
 from dray.pipelines.phases.phases import Phases
-from dray.pipelines.tasks import table as tasks
+from dray.pipelines.tasks import table
 from dray.pipelines.tasks.table import Task
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def resolve_task(config: JobConfig) -> Task:
 
 def _resolved(config: JobConfig) -> Task:
     if config.task is not None:
-        return tasks.find_task(config.task)
+        return table.find_task(config.task)
     kwargs = sort_kwargs(config)
     source = locate(config, None, weights=False)
     if source.is_local:
@@ -130,7 +130,7 @@ def pinned(config: JobConfig, task: Task, identity: str) -> JobConfig:
     return config.model_copy(update={"task": task.name, **chosen})
 
 
-def _pipeline(task: Task, source: Source, kwargs: ModelKwargs, model: PreTrainedModel) -> Pipeline:
+def _pipeline(task: Task, source: ModelSource, kwargs: ModelKwargs, model: PreTrainedModel) -> Pipeline:
     """The pipeline around a model, whose other parts come from the same place."""
     from transformers import pipeline
     from transformers.pipelines import SUPPORTED_TASKS, _maybe_load_ctc_decoder, _resolve_impl
@@ -157,7 +157,7 @@ def _pipeline(task: Task, source: Source, kwargs: ModelKwargs, model: PreTrained
         )
 
 
-def _refuse_own_tokenizer(source: Source, kwargs: ModelKwargs) -> None:
+def _refuse_own_tokenizer(source: ModelSource, kwargs: ModelKwargs) -> None:
     """Raises ModelError for a tokenizer of the model's own, in whose place transformers would take one that it knows."""
     from transformers.models.auto.tokenization_auto import get_tokenizer_config, tokenizer_class_from_name
 

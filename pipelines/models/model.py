@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import ModelError, first_line
 from dray.pipelines.models.model_kwargs import Kwargs, ModelKwargs, own_quantization, refuse_missing_bitsandbytes
-from dray.pipelines.models.weights import Source, refuse_pickled_on_hub, refused_code, refused_pickle
+from dray.pipelines.models.weights import ModelSource, refuse_pickled_on_hub, refused_code, refused_pickle
 from dray.pipelines.tasks.table import Task
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NARROW = 32  # outputs that the kernel does at once
 
 
-def with_weights(config: JobConfig, task: Task, source: Source, kwargs: ModelKwargs, device: str) -> PreTrainedModel:
+def with_weights(config: JobConfig, task: Task, source: ModelSource, kwargs: ModelKwargs, device: str) -> PreTrainedModel:
     """The model on its device or devices, in a float dtype or quantized.
 
     Args:
@@ -65,7 +65,7 @@ def _mend_narrow_layers(model: PreTrainedModel) -> None:
             layer.support_avx512bf16_for_cpu = False
 
 
-def without_weights(config: JobConfig, task: Task, source: Source, kwargs: ModelKwargs) -> PreTrainedModel:
+def without_weights(config: JobConfig, task: Task, source: ModelSource, kwargs: ModelKwargs) -> PreTrainedModel:
     """The model on the meta device. Arguments and errors as for `with_weights`."""
     import torch
     from transformers import GenerationConfig
@@ -87,7 +87,7 @@ def without_weights(config: JobConfig, task: Task, source: Source, kwargs: Model
     return model
 
 
-def load_config(source: Source, kwargs: ModelKwargs) -> PreTrainedConfig:
+def load_config(source: ModelSource, kwargs: ModelKwargs) -> PreTrainedConfig:
     """The model's config. Raises ModelError where there is none, or its own code is needed and not trusted."""
     from transformers import AutoConfig
 
@@ -98,7 +98,7 @@ def load_config(source: Source, kwargs: ModelKwargs) -> PreTrainedConfig:
         raise explained(error, source, kwargs) from None
 
 
-def _model_class(task: Task, model_config: PreTrainedConfig, source: Source) -> Any:  # noqa: ANN401  # an auto class
+def _model_class(task: Task, model_config: PreTrainedConfig, source: ModelSource) -> Any:  # noqa: ANN401  # an auto class
     from transformers.pipelines import SUPPORTED_TASKS
 
     own = getattr(model_config, "auto_map", None) or {}
@@ -111,7 +111,7 @@ def _model_class(task: Task, model_config: PreTrainedConfig, source: Source) -> 
     raise ModelError(f"model: {source.name} is a {type(model_config).__name__}, which does not serve this task")
 
 
-def _maker(model_class: Any, model_config: PreTrainedConfig, source: Source, kwargs: ModelKwargs) -> Any:  # noqa: ANN401
+def _maker(model_class: Any, model_config: PreTrainedConfig, source: ModelSource, kwargs: ModelKwargs) -> Any:  # noqa: ANN401
     """What makes a model of `model_class` from a config: its `from_config`, or the `_from_config` of the model's own code."""
     own = (getattr(model_config, "auto_map", None) or {}).get(model_class.__name__)
     if not hasattr(model_class, "from_config"):
@@ -126,7 +126,7 @@ def _maker(model_class: Any, model_config: PreTrainedConfig, source: Source, kwa
     return add_generation_mixin_to_remote_model(code)._from_config
 
 
-def _is_quantized(model_config: PreTrainedConfig, source: Source, kwargs: ModelKwargs) -> bool:
+def _is_quantized(model_config: PreTrainedConfig, source: ModelSource, kwargs: ModelKwargs) -> bool:
     own = own_quantization(model_config)
     if own is not None:
         refuse_missing_bitsandbytes(own, f"model: {source.name}")
@@ -143,7 +143,7 @@ def _folder_of_this_process(options: Kwargs) -> str | None:
     return str(options["offload_folder"])
 
 
-def explained(error: Exception, source: Source, kwargs: ModelKwargs, purpose: str = "") -> ModelError:
+def explained(error: Exception, source: ModelSource, kwargs: ModelKwargs, purpose: str = "") -> ModelError:
     """An error of transformers as a sentence that says what to do."""
     text = str(error)
     if "trust_remote_code" in text and not kwargs.access["trust_remote_code"]:

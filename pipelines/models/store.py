@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dray.pipelines.cache import cache_folder
 from dray.pipelines.errors import ModelError, first_line
 
 if TYPE_CHECKING:
@@ -101,11 +101,6 @@ def needed(names: Iterable[str], pickled: bool = False) -> list[str]:
 def matches(name: str, patterns: Iterable[str]) -> bool:
     """Whether the last part of a file's name is of one of these patterns."""
     return any(fnmatch(name.rpartition("/")[2], pattern) for pattern in patterns)
-
-
-def cache_folder() -> Path:
-    """Where this node keeps models: under DRAY_CACHE, or in the home folder."""
-    return Path(os.environ.get("DRAY_CACHE") or "~/.cache/dray").expanduser() / "models"
 
 
 def fetch(model: StoredModel, weights: bool) -> Path:

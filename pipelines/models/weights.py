@@ -16,7 +16,7 @@ WHOLE = 64 << 20  # bytes; larger files, the weights, count with their size and 
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A model to load.
 
     Attributes:
@@ -37,7 +37,7 @@ class Source:
         return Path(self.location).is_dir()
 
 
-def locate(config: JobConfig, task: str | None, weights: bool) -> Source:
+def locate(config: JobConfig, task: str | None, weights: bool) -> ModelSource:
     """Finds the config's model, and fetches it from an object store.
 
     Args:
@@ -60,14 +60,16 @@ def locate(config: JobConfig, task: str | None, weights: bool) -> Source:
             raise ModelError(f"model: there is no folder {name}")
         inside = path / str(config.model_kwargs.get("subfolder") or "")
         refuse_unusable(name, (file.name for file in inside.iterdir()) if inside.is_dir() else (), _may_unpickle(config))
-        return Source(name, str(path))
+        return ModelSource(name, str(path))
     from transformers.utils import resolve_revision
 
     kwargs = config.model_kwargs
-    return Source(name, name, resolve_revision(name, revision, token=kwargs.get("token"), cache_dir=kwargs.get("cache_dir")))
+    return ModelSource(
+        name, name, resolve_revision(name, revision, token=kwargs.get("token"), cache_dir=kwargs.get("cache_dir"))
+    )
 
 
-def _from_store(config: JobConfig, url: str, weights: bool) -> Source:
+def _from_store(config: JobConfig, url: str, weights: bool) -> ModelSource:
     protocols = {path.partition("://")[0] for path in config.input.paths if store.is_url(path)}
     is_meant = not protocols or url.partition("://")[0] in protocols
     model = store.look(url, config.input.storage_options if is_meant else {}, _may_unpickle(config))
@@ -79,7 +81,7 @@ def _from_store(config: JobConfig, url: str, weights: bool) -> Source:
             f"model: {url} is version {model.version}, not {config.revision}; either its files were changed, "
             "or revision names another version: leave it out to take what is there"
         )
-    return Source(url, str(store.fetch(model, weights)), stored=model)
+    return ModelSource(url, str(store.fetch(model, weights)), stored=model)
 
 
 def _may_unpickle(config: JobConfig) -> bool:
@@ -116,7 +118,7 @@ def refused_pickle(name: str, file: str = "*.bin") -> ModelError:
     )
 
 
-def refuse_pickled_on_hub(source: Source, token: str | bool | None, cache_dir: str | None) -> None:
+def refuse_pickled_on_hub(source: ModelSource, token: str | bool | None, cache_dir: str | None) -> None:
     """Raises ModelError where a hub model has pickled weights only, before anything is downloaded."""
     from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME, has_file
 
@@ -132,7 +134,7 @@ def refuse_pickled_on_hub(source: Source, token: str | bool | None, cache_dir: s
             raise refused_pickle(source.name, pickled)
 
 
-def version(source: Source, with_code: bool = False) -> str:
+def version(source: ModelSource, with_code: bool = False) -> str:
     """What tells two versions of a model apart: a hub model's commit, or a hash over the files of a folder or in a store.
 
     Args:

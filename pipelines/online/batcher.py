@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from dray.pipelines.batching.packing import Limits, Output, Part
 from dray.pipelines.batching.padding import Sharing
+from dray.pipelines.batching.parts import Limits, Output, Part
 from dray.pipelines.engine.block import Outcome, postprocess_item, preprocess_item
 from dray.pipelines.engine.forward import forward_parts
 from dray.pipelines.engine.watchdog import Watch

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from dray.pipelines.batching.packing import UNBOUNDED, Limits, Part
 from dray.pipelines.batching.padding import Sharing
+from dray.pipelines.batching.parts import UNBOUNDED, Limits, Part
 
 # The longest part of a batch may be so many times as long as the shortest, or longer where that pads less than a batch costs.
 ALIKE = 1.5

@@ -42,7 +42,7 @@ class Service:
         self.phases = in_passing_thread(lambda: load_phases(config, weights=True, device=device))
         self.config, self.task = config, self.phases.task
         most = config.serve
-        self.phases.source = replace(self.phases.source, max_seconds=most.max_seconds, max_pixels=most.max_pixels)
+        self.phases.media_options = replace(self.phases.media_options, max_seconds=most.max_seconds, max_pixels=most.max_pixels)
         limits = Tuner(self.phases, config.engine.batch, model_identity(config, self.phases), seconds=0).limits
         self._watch = Watch(config.errors.timeout_s)
         self._batcher = Batcher(self.phases, limits, self._watch, config.serve.max_requests, heard=heard)

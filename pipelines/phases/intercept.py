@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dray.pipelines.media import values as cells
+from dray.pipelines.media import values
 
 if TYPE_CHECKING:
     from transformers import Pipeline
@@ -66,10 +66,10 @@ class Arguments:
 
     def given(self, row: Options) -> Options:
         """All arguments of a call; a row's override the config's."""
-        own = {name: cells.without_nulls(value) for name, value in row.items()}
-        given = cells.whole_numbers({**copy.deepcopy(self._parameters), **own})  # pipelines write into what they are given
+        own = {name: values.without_nulls(value) for name, value in row.items()}
+        given = values.whole_numbers({**copy.deepcopy(self._parameters), **own})  # pipelines write into what they are given
         if "forward_params" in given:  # of text-to-audio, such as a speaker's embedding
-            given["forward_params"] = {name: cells.tensor(value) for name, value in given["forward_params"].items()}
+            given["forward_params"] = {name: values.tensor(value) for name, value in given["forward_params"].items()}
         return given
 
     def during(self, row: Options) -> Options:
@@ -86,14 +86,14 @@ class Arguments:
         return {**self._pipe._forward_params, **called[1]}, {**self._pipe._postprocess_params, **called[2]}
 
 
-def key(options: Mapping[str, Any]) -> str:
+def options_key(options: Mapping[str, Any]) -> str:
     """Equal for equal options; objects such as a tokenizer count by their class."""
     return repr({name: _value(options[name]) for name in sorted(options)}) if options else ""
 
 
 def _value(value: object) -> object:
     if isinstance(value, Mapping):
-        return key(value)
+        return options_key(value)
     if isinstance(value, (list, tuple)):
         return [_value(inner) for inner in value]
     return value if value is None or isinstance(value, (str, int, float, bool)) else type(value).__name__

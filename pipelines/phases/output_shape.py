@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dray.pipelines.batching.packing import plain
-from dray.pipelines.media import values as cells
+from dray.pipelines.batching.collating import plain
+from dray.pipelines.media.opening import MediaOptions
 from dray.pipelines.phases.intercept import Options, route
 from dray.pipelines.tasks.table import Task
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from transformers import Pipeline
 
 
-def main_output(pipe: Pipeline, task: Task, source: cells.Source, options: Options) -> tuple[int, int] | None:
+def main_output(pipe: Pipeline, task: Task, media: MediaOptions, options: Options) -> tuple[int, int] | None:
     """(dimensions, size of the last) of what the model gives for a small input; works without weights, too.
 
     Args:
         pipe: of a task with one argument, a text or an image.
         task: its entry in the table.
-        source: how cells are read.
+        media: how cells are read.
         options: of the call.
 
     Returns:
@@ -30,7 +30,7 @@ def main_output(pipe: Pipeline, task: Task, source: cells.Source, options: Optio
     sample = "a" if task.inputs == ("text",) else [[[0, 0, 0]] * 64] * 64
     ((name, decode),) = task.arguments.items()
     try:
-        routed = route(task.call, pipe, {name: decode(sample, source)}, options)
+        routed = route(task.call, pipe, {name: decode(sample, media)}, options)
         with torch.inference_mode():
             inputs = plain(pipe.preprocess(routed.inputs, **routed.before))
             inputs.pop("attention_mask", None)  # models look at its values

@@ -12,35 +12,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dray.pipelines.batching.collating import cast, collate, elements, plain, split
 from dray.pipelines.batching.length_buckets import bucket, collate_bucketed, has_buckets
-from dray.pipelines.batching.packing import Inputs, Limits, Output, Part, cast, collate, elements, plain, split
 from dray.pipelines.batching.padding import Sharing
+from dray.pipelines.batching.parts import Inputs, Limits, Output, Part
 from dray.pipelines.batching.staging import Staging
 from dray.pipelines.config import JobConfig
-from dray.pipelines.engine.model_threads import with_shared_weights
 from dray.pipelines.errors import ModelError, first_line
-from dray.pipelines.generation import continuous, shrinking
-from dray.pipelines.generation import sampling as generation
+from dray.pipelines.generation import continuous, sampling, shrinking
+from dray.pipelines.internals.generation import continues_prompts, merged_config
+from dray.pipelines.internals.models import with_shared_weights
 from dray.pipelines.internals.tokenizers import one_at_a_time
-from dray.pipelines.media import fetch
-from dray.pipelines.media import values as cells
-from dray.pipelines.phases import intercept as routing
-from dray.pipelines.phases.intercept import Arguments, Options, Routed, intercept, route
+from dray.pipelines.media import fetch, values
+from dray.pipelines.media.opening import MediaOptions, url
+from dray.pipelines.phases.intercept import Arguments, Options, Routed, intercept, options_key, route
 from dray.pipelines.phases.output_shape import main_output
-from dray.pipelines.tasks import positions, schemas
-from dray.pipelines.tasks import table as tasks
+from dray.pipelines.tasks import positions, schemas, table
 from dray.pipelines.tasks.schemas import Shape
 from dray.pipelines.tasks.table import Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from dray.pipelines.generation.streaming import Listener
     from transformers import Pipeline
+
+    from dray.pipelines.batching.parts import Listener
 
 SEEDS = 0x9E3779B97F4A7C15  # apart that engine.seed moves a row's own seed
 CHANGING = ("big_bird", "reformer")  # models whose answers depend on the batches before: attention given up, torch's seed set
 CONTINUOUS = 16  # times as much is handed to continuous batching, which makes its own batches
-MEDIA = (cells.recording, cells.samples, cells.image, cells.images, cells.video)  # whose cells may be URLs to fetch
+MEDIA = (values.recording, values.samples, values.image, values.images, values.video)  # whose cells may be URLs to fetch
 
 
 @dataclass
@@ -48,13 +48,13 @@ class Item:
     """One row's input.
 
     Attributes:
-        cells: argument of the pipeline -> cell.
+        values: argument of the pipeline -> the value in its cell.
         options: this row's other call arguments, which override the config's.
         key: of the row; the random numbers that its generation draws come from it.
         listener: hears of its text as it is generated.
     """
 
-    cells: Mapping[str, object]
+    values: Mapping[str, object]
     options: Mapping[str, object] = field(default_factory=dict)
     key: int = 0
     listener: Listener | None = None
@@ -75,10 +75,10 @@ class Phases:
         """`pipe` is a pipeline for `task`. Raises ModelError where it refuses one of the config's parameters."""
         self.pipe, self.task = pipe, task
         self._engine_seed = config.engine.seed
-        rate = getattr(pipe.feature_extractor, "sampling_rate", None) or cells.Source.rate
-        self.source = cells.Source(rate, dict(config.input.storage_options), config.input.max_media_bytes)
-        generation.prepare(pipe)
-        self._continues = task.trim is generation.trim and generation.continues_prompts(pipe)
+        rate = getattr(pipe.feature_extractor, "sampling_rate", None) or MediaOptions.rate
+        self.media_options = MediaOptions(rate, dict(config.input.storage_options), config.input.max_media_bytes)
+        sampling.prepare(pipe)
+        self._continues = task.trim is sampling.trim and continues_prompts(pipe)
         self.is_compiled = config.engine.compile
         self._has_buckets = self.is_compiled and has_buckets(pipe)
         self._staging = Staging(self._collated, pipe.device, self._context)
@@ -94,7 +94,7 @@ class Phases:
         wanted = config.engine.continuous_batching
         continues = task.continuous and (self.on_accelerator if wanted == "auto" else wanted)
         self._is_continuous = continues and continuous.is_plain(pipe, self._arguments.during({}))
-        self._default_key = routing.key(self._arguments.during({}))
+        self._default_key = options_key(self._arguments.during({}))
 
     @property
     def on_accelerator(self) -> bool:
@@ -153,31 +153,33 @@ class Phases:
         if isinstance(batch, int):
             return Limits.fixed(batch)
         if self.on_accelerator:
-            return Limits.budget(self.batches_at_once * self.task.elements * tasks.ACCELERATOR)
+            return Limits.budget(self.batches_at_once * self.task.elements * table.ACCELERATOR)
         elements = self.task.elements
-        if self._generates and elements == tasks.AUDIO:  # each token takes a batch nearly as long as a part
-            elements *= tasks.DICTATED
+        if self._generates and elements == table.AUDIO:  # each token takes a batch nearly as long as a part
+            elements *= table.DICTATED
         elif self._continues:
-            elements *= tasks.CONTINUED
-        overhead = Limits.overhead if self._generates and not self._continues else tasks.CPU_OVERHEAD
+            elements *= table.CONTINUED
+        overhead = Limits.overhead if self._generates and not self._continues else table.CPU_OVERHEAD
         return Limits.budget(self.batches_at_once * elements, overhead)
 
     def schema(self, columns: Mapping[str, pa.DataType]) -> pa.DataType:
         """The Arrow type of a prediction, given the types of the columns of arguments."""
         options = self._arguments.given({})
-        output = main_output(self.pipe, self.task, self.source, options) if self.task.schema is schemas.features else None
+        output = (
+            main_output(self.pipe, self.task, self.media_options, options) if self.task.schema is schemas.features else None
+        )
         return self.task.schema(Shape(self.pipe, {**options, **self._arguments.after({})}, columns, output))
 
     def fetched(self, item: Item) -> Item:
         """The item with what its URLs name, or the errors that fetching raised, in their cells."""
-        urls = {name for name, cell in item.cells.items() if self.task.arguments[name] in MEDIA and cells.url(cell)}
+        urls = {name for name, cell in item.values.items() if self.task.arguments[name] in MEDIA and url(cell)}
         if not urls:
             return item
-        return Item({**item.cells, **{name: self._fetched(item.cells[name]) for name in urls}}, item.options, item.key)
+        return Item({**item.values, **{name: self._fetched(item.values[name]) for name in urls}}, item.options, item.key)
 
     def _fetched(self, cell: object) -> object:
         try:
-            return fetch.fetch(cells.url(cell) or "", self.source.storage_options, self.source.max_bytes)
+            return fetch.fetch(url(cell) or "", self.media_options.storage_options, self.media_options.max_bytes)
         except Exception as error:  # raised where the cell is opened
             return error
 
@@ -195,32 +197,32 @@ class Phases:
         """Raises what the pipeline makes of the call arguments of this row."""
         during = self._arguments.during(item.options)
         if self._generates:
-            generation.check(self.pipe, during)
+            sampling.check(self.pipe, during)
 
     def most_tokens(self, item: Item) -> int | None:
         """Tokens that are generated for an item at most; None where no number bounds them, whatever the prompt."""
         if not self._generates:
             return None
-        number = generation.merged_config(self.pipe, self._arguments.during(item.options)).max_new_tokens
+        number = merged_config(self.pipe, self._arguments.during(item.options)).max_new_tokens
         return None if number is None else int(number)
 
     def decode(self, item: Item) -> dict[str, object]:
         """The pipeline's arguments from the item's cells, the main one first. Raises where they hold nothing of the kind."""
-        decoded = {name: self.task.arguments[name](cell, self.source) for name, cell in item.cells.items()}
+        decoded = {name: self.task.arguments[name](cell, self.media_options) for name, cell in item.values.items()}
         return {self.task.inputs[0]: None, **decoded}
 
     def _parts(self, item: Item) -> Iterator[Part]:
         decoded = self.decode(item)
         options = {key: value for key, value in self._arguments.given(item.options).items() if key not in decoded}
         routed = route(self.task.call, self.pipe, decoded, options)
-        changed = dict(item.options) if routing.key(routed.during) != self._default_key else {}
+        changed = dict(item.options) if options_key(routed.during) != self._default_key else {}
         # Rows that want more or fewer tokens may share a batch: what is too much is cut off.
-        may_cut = self._continues and generation.is_prefix_of_longer(self.pipe, routed.during)
-        key = routing.key(generation.with_new_tokens(routed.during, None) if may_cut else routed.during)
-        is_alone = not self._may_share or (generation.samples(self.pipe, routed.during) and not self._samples_together)
+        may_cut = self._continues and sampling.is_prefix_of_longer(self.pipe, routed.during)
+        key = options_key(sampling.with_new_tokens(routed.during, None) if may_cut else routed.during)
+        is_alone = not self._may_share or (sampling.samples(self.pipe, routed.during) and not self._samples_together)
         for inputs, seconds in self._model_inputs(routed):
             if self._continues and "input_ids" in inputs:
-                generation.refuse_endless(self.pipe, inputs)
+                sampling.refuse_endless(self.pipe, inputs)
             positions.refuse_longer(inputs, self._positions)
             cost = self._cost(inputs)
             shares = self.task.shares(self.pipe, inputs, routed.during) if cost and not is_alone else Sharing.ALONE
@@ -231,9 +233,9 @@ class Phases:
     def forward(self, parts: Sequence[Part]) -> list[Output]:
         """Runs the model on one batch of parts of one group. One output per part, in order, on the CPU."""
         during = self._arguments.during(parts[0].options)
-        limits = [generation.new_tokens(self._arguments.during(part.options)) if self._continues else None for part in parts]
+        limits = [sampling.new_tokens(self._arguments.during(part.options)) if self._continues else None for part in parts]
         if len(set(limits)) > 1:
-            during = generation.with_new_tokens(during, max(limit for limit in limits if limit is not None))
+            during = sampling.with_new_tokens(during, max(limit for limit in limits if limit is not None))
         listeners = [part.listener for part in parts]
         if any(listeners):
             from dray.pipelines.generation.streaming import heard
@@ -283,7 +285,7 @@ class Phases:
         if len(set(limits)) == 1:
             return outputs
         rows = zip(parts, outputs, limits, strict=True)
-        return [generation.shorten(part.inputs, output, limit) for part, output, limit in rows]
+        return [sampling.shorten(part.inputs, output, limit) for part, output, limit in rows]
 
     def _cost(self, inputs: Mapping[str, Any]) -> int:
         """Tokens where a prompt is continued, whatever pictures come with it; elements of the largest tensor elsewhere."""
@@ -298,7 +300,7 @@ class Phases:
             (outputs,) = outputs
         with self._context():  # what came from inference mode may not be changed in place outside of it
             prediction = self.pipe.postprocess(outputs if self._is_chunked else outputs[0], **after)
-        return self.task.present(prediction)
+        return self.task.to_output(prediction)
 
     @functools.cached_property
     def _positions(self) -> int | None:
@@ -313,11 +315,11 @@ class Phases:
     @functools.cached_property
     def _samples_together(self) -> bool:
         """Whether rows that share a batch can draw from random numbers of their own."""
-        return self.task.trim is generation.trim
+        return self.task.trim is sampling.trim
 
     def _model_inputs(self, routed: Routed) -> Iterator[tuple[dict[str, Any], float]]:
         if self.task.preprocess is not None:
-            yield from self.task.preprocess(self.pipe, routed.inputs, self.source, **routed.before)
+            yield from self.task.preprocess(self.pipe, routed.inputs, self.media_options, **routed.before)
         elif self.task.forwards_whole:
             yield {"inputs": routed.inputs, "before": routed.before}, 0.0
         else:
@@ -337,8 +339,8 @@ class Phases:
         """Random numbers that depend on nothing but the rows' seeds."""
         import torch
 
-        if generation.samples(self.pipe, during) and self._samples_together:
-            return generation.seeded(self.pipe, [part.seed for part in parts])
+        if sampling.samples(self.pipe, during) and self._samples_together:
+            return sampling.seeded(self.pipe, [part.seed for part in parts])
         if parts[0].group is Sharing.ALONE:
             torch.manual_seed(parts[0].seed)
         return contextlib.nullcontext()

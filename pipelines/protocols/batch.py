@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from dray.pipelines.batching.packing import Output, Part
+
+from dray.pipelines.batching.parts import Output, Part
 from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import ConfigError, RequestError
-from dray.pipelines.media import values as cells
+from dray.pipelines.media import values
 from dray.pipelines.media.admission import Admission
 from dray.pipelines.phases.phases import Item, Phases
 from dray.pipelines.protocols import openai, openai_speech, openai_text, openai_vectors
-from dray.pipelines.tasks import table as tasks
+from dray.pipelines.tasks import table
 from dray.pipelines.tasks.table import Task
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def task_of(task: Task) -> Task:
     """The task whose rows are requests. Raises ConfigError for one that OpenAI has no endpoint for."""
     if task.name not in ENDPOINTS:
         raise ConfigError(f"input.format: openai is for the tasks {', '.join(ENDPOINTS)}; this is {task.name}")
-    return replace(task, arguments={REQUEST: cells.as_it_is}, late=(REQUEST,), optional=False, schema=lambda shape: pa.string())
+    return replace(
+        task, arguments={REQUEST: values.as_it_is}, late=(REQUEST,), optional=False, schema=lambda shape: pa.string()
+    )
 
 
 class _Trusting(Admission):
@@ -60,7 +63,7 @@ class Requests(Phases):
 
     def __init__(self, pipe: Pipeline, config: JobConfig, task: Task) -> None:
         """`task` is one of `task_of`."""
-        self._plain = tasks.find_task(task.name)
+        self._plain = table.find_task(task.name)
         super().__init__(pipe, config, self._plain)
         self.task = task
         self._name = config.model or task.name
@@ -68,14 +71,14 @@ class Requests(Phases):
 
     def check(self, item: Item) -> None:
         """As for the items that answer the request."""
-        for each in self._call(item).items if REQUEST in item.cells else [item]:
+        for each in self._call(item).items if REQUEST in item.values else [item]:
             super().check(each)
 
     def decode(self, item: Item) -> dict[str, object]:
         """The arguments of one of the items that answer a request; of a request itself, what it says."""
-        if REQUEST in item.cells:
+        if REQUEST in item.values:
             return {REQUEST: self._call(item).asked}
-        decoded = {name: self._plain.arguments[name](cell, self.source) for name, cell in item.cells.items()}
+        decoded = {name: self._plain.arguments[name](cell, self.media_options) for name, cell in item.values.items()}
         return {self._plain.inputs[0]: None, **decoded}
 
     def preprocess(self, item: Item) -> Iterator[Part]:
@@ -94,7 +97,7 @@ class Requests(Phases):
 
     def _call(self, item: Item) -> _Call:
         """Raises RequestError for what is no request, or none for this task."""
-        sent = openai.line(str(item.cells.get(REQUEST, item.options.get(REQUEST))))
+        sent = openai.line(str(item.values.get(REQUEST, item.options.get(REQUEST))))
         url, body = sent["url"], sent["body"]
         if url not in ENDPOINTS[self.task.name]:
             raise RequestError(f"url: {self.task.name} answers {' and '.join(ENDPOINTS[self.task.name])}, not {str(url)[:100]}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dray.pipelines.errors import RequestError
-from dray.pipelines.media import values as cells
+from dray.pipelines.media import values
 from dray.pipelines.media.admission import Admission
 from dray.pipelines.phases.phases import MEDIA, Item
 from dray.pipelines.protocols import vectors
@@ -150,9 +150,9 @@ def _is_json(body: bytes, content_type: str) -> bool:
 def _are_several(task: Task, inputs: list[Any]) -> bool:
     """Whether a list is several inputs, and not one that is a list: a chat's messages, a matching's two pictures."""
     decode = task.arguments[task.inputs[0]]
-    if decode is cells.images:
+    if decode is values.images:
         return bool(inputs) and isinstance(inputs[0], (list, dict))
-    if decode is cells.chat:
+    if decode is values.chat:
         return not (inputs and isinstance(inputs[0], Mapping) and "role" in inputs[0])
     return True
 
@@ -169,12 +169,12 @@ async def _cells(task: Task, value: object, admission: Admission) -> dict[str, o
 async def cell(decode: Callable[..., object], value: object, admission: Admission) -> object:
     """What a client has sent for an argument as a cell that names no file of this machine. Raises RequestError."""
     if decode in MEDIA:
-        if decode is cells.images and isinstance(value, list):
+        if decode is values.images and isinstance(value, list):
             return [await admission.medium(one) for one in value]
         return await admission.medium(value)
-    if decode is cells.as_it_is and not isinstance(value, str):
+    if decode is values.as_it_is and not isinstance(value, str):
         raise RequestError("expected a text")
-    if decode is cells.chat:
+    if decode is values.chat:
         if isinstance(value, str):
             return value
         if not isinstance(value, list):
@@ -204,7 +204,7 @@ async def _part(part: object, admission: Admission) -> object:
         medium = inner.get("url", inner.get("data")) if isinstance(inner, dict) else inner
         kind = "image" if kind == "image_url" else "audio"
         return {"type": kind, kind: await admission.medium(medium)}
-    for key in cells.MEDIA_KEYS.get(kind, ()):
+    for key in values.MEDIA_KEYS.get(kind, ()):
         if key in part:
             return {"type": kind, kind: await admission.medium(part[key])}
     if kind != "text" or not isinstance(part.get("text"), str):

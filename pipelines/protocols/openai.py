@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, TypeVar
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from dray.pipelines.errors import RequestError
 from dray.pipelines.protocols.huggingface import parsed
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 ANY_MODEL = ("", "default", "dummy", "tgi")  # names that clients send where they know of one model only
 MOST_INPUTS = 2048  # texts in one request

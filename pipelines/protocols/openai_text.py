@@ -104,7 +104,7 @@ def completed(
 ) -> list[tuple[str, Answer]]:
     """(text, answer) of each choice of all prompts, in order."""
     return [
-        (f"{item.cells['text']}{text}" if asked.echo else text, answer)
+        (f"{item.values['text']}{text}" if asked.echo else text, answer)
         for item, prediction in zip(items, predictions, strict=True)
         for text, answer in whole(pipe, asked, prediction, limit)
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from dray.pipelines.errors import RequestError
 
 LEAST = 1e-12  # by which a vector is divided at least

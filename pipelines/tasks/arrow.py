@@ -8,6 +8,7 @@ import pickle
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+
 from dray.pipelines.errors import RowError
 
 if TYPE_CHECKING:

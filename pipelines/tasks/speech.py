@@ -6,10 +6,11 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+
 from dray.pipelines.batching.padding import Sharing, equal_but_for_padding, equal_shapes
-from dray.pipelines.media import audio as media
+from dray.pipelines.media import audio
 from dray.pipelines.media.chunking import Samples, Window, chunks
-from dray.pipelines.media.values import Source
+from dray.pipelines.media.opening import MediaOptions
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,7 @@ Inputs = dict[str, object]
 def preprocess(
     pipe: Pipeline,
     cell: object,
-    source: Source,
+    options: MediaOptions,
     chunk_length_s: float = 0,
     stride_length_s: float | tuple[float, float] | None = None,
 ) -> Iterator[tuple[Inputs, float]]:
@@ -30,22 +31,22 @@ def preprocess(
     Args:
         pipe: an AutomaticSpeechRecognitionPipeline.
         cell: as `media.audio` takes it.
-        source: where it may come from.
+        options: where it may come from.
         chunk_length_s: seconds of a chunk; 0: the recording is one chunk.
         stride_length_s: seconds of overlap, both sides alike or (left, right).
 
     Yields:
         (model inputs, seconds of audio not seen in an earlier chunk).
     """
-    rate = source.rate
+    rate = options.rate
     if not chunk_length_s:
-        samples = media.whole(cell, source)
+        samples = audio.whole(cell, options)
         seconds = len(samples) / rate
         for inputs in pipe.preprocess(_long_enough(pipe, samples)):
             yield dict(inputs), seconds
         return
     stop = 0
-    for chunk, span in chunks(media.audio(cell, source), Window.of(chunk_length_s, stride_length_s, rate, pipe._align_to)):
+    for chunk, span in chunks(audio.audio(cell, options), Window.of(chunk_length_s, stride_length_s, rate, pipe._align_to)):
         inputs = _features(pipe, chunk)
         yield {"is_last": span.is_last, "stride": span.stride, **inputs}, (span.stop - stop) / rate
         stop = span.stop

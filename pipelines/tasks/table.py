@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from dray.pipelines.batching import padding
 from dray.pipelines.config import nearest
 from dray.pipelines.errors import ConfigError
-from dray.pipelines.generation import sampling as generation
-from dray.pipelines.media import values as cells
-from dray.pipelines.tasks import arguments as calls
-from dray.pipelines.tasks import postprocess as present
-from dray.pipelines.tasks import schemas, speech
+from dray.pipelines.generation import sampling
+from dray.pipelines.media import values
+from dray.pipelines.media.opening import MediaOptions
+from dray.pipelines.tasks import postprocess, schemas, speech
+from dray.pipelines.tasks.arguments import first_and_named, named, pair, request
 from dray.pipelines.tasks.schemas import Shape
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Task:
         shares: (pipeline, model inputs, forward's arguments) -> what parts of a batch have in common; ALONE: nothing.
         trim: (pipeline, model inputs, output, forward's arguments) -> output without what stands for padding.
         forced: postprocessing arguments that are always set, because what they give is cheaper to carry.
-        present: what becomes of the pipeline's prediction on its way to the schema.
+        to_output: what becomes of the pipeline's prediction on its way to the schema.
         needs: packages that dray itself does without.
         continuous: whether transformers' continuous batching does the task.
         late: arguments that postprocessing is given as well, among the options.
@@ -60,10 +60,10 @@ class Task:
     """
 
     name: str
-    arguments: Mapping[str, Callable[[object, cells.Source], object]]
+    arguments: Mapping[str, Callable[[object, MediaOptions], object]]
     schema: Callable[[Shape], pa.DataType]
     elements: int
-    call: Callable[[Pipeline, dict[str, object], dict[str, object]], object] = calls.first_and_named
+    call: Callable[[Pipeline, dict[str, object], dict[str, object]], object] = first_and_named
     optional: bool = False
     fans_out: bool = False
     preprocess: Callable[..., Iterator[tuple[dict[str, object], float]]] | None = None
@@ -71,7 +71,7 @@ class Task:
     shares: Callable[[Pipeline, Mapping[str, Any], Options], Hashable] = padding.equal_but_for_padding
     trim: Callable[[Pipeline, Mapping[str, Any], dict[str, Any], Options], dict[str, Any]] | None = None
     forced: Options = field(default_factory=dict)
-    present: Callable[[Any], object] = lambda prediction: prediction
+    to_output: Callable[[Any], object] = lambda prediction: prediction
     needs: tuple[str, ...] = ()
     continuous: bool = False
     late: tuple[str, ...] = ()
@@ -97,7 +97,7 @@ TASKS = {
     for task in (
         Task(
             "automatic-speech-recognition",
-            {"audio": cells.recording},
+            {"audio": values.recording},
             schemas.transcript,
             AUDIO,
             fans_out=True,
@@ -105,43 +105,43 @@ TASKS = {
             shares=speech.shares,
             trim=speech.trim,
         ),
-        Task("audio-classification", {"audio": cells.samples}, _type(schemas.SCORED), AUDIO, shares=speech.shares),
+        Task("audio-classification", {"audio": values.samples}, _type(schemas.SCORED), AUDIO, shares=speech.shares),
         Task(
             "zero-shot-audio-classification",
-            {"audio": cells.samples},
+            {"audio": values.samples},
             _type(schemas.SCORED),
             AUDIO,
             shares=padding.same_texts,
         ),
         Task(
             "text-to-audio",
-            {"text": cells.chat},
+            {"text": values.chat},
             _type(schemas.SOUND),
             TEXT,
             shares=padding.nothing,
-            present=present.sound,
+            to_output=postprocess.sound,
         ),
         Task(
             "text-classification",
-            {"text": cells.as_it_is, "text_pair": cells.as_it_is},
+            {"text": values.as_it_is, "text_pair": values.as_it_is},
             _type(schemas.SCORED),
             TEXT,
-            call=calls.pair,
-            present=present.as_list,
+            call=pair,
+            to_output=postprocess.as_list,
         ),
-        Task("token-classification", {"text": cells.as_it_is}, schemas.entities, TEXT),
-        Task("fill-mask", {"text": cells.as_it_is}, _type(schemas.FILLED), TEXT, present=present.flat_masks),
-        Task("zero-shot-classification", {"text": cells.as_it_is}, _type(schemas.RANKED), TEXT),
+        Task("token-classification", {"text": values.as_it_is}, schemas.entities, TEXT),
+        Task("fill-mask", {"text": values.as_it_is}, _type(schemas.FILLED), TEXT, to_output=postprocess.flat_masks),
+        Task("zero-shot-classification", {"text": values.as_it_is}, _type(schemas.RANKED), TEXT),
         Task(
             "table-question-answering",
-            {"table": cells.table, "query": cells.as_it_is},
+            {"table": values.table, "query": values.as_it_is},
             _type(schemas.CELLS),
             TEXT,
             shares=padding.nothing,
         ),
         Task(
             "document-question-answering",
-            {"image": cells.image, "question": cells.as_it_is, "word_boxes": cells.word_boxes},
+            {"image": values.image, "question": values.as_it_is, "word_boxes": values.word_boxes},
             _type(schemas.SPANS),
             TEXT,
             optional=True,
@@ -150,76 +150,76 @@ TASKS = {
         ),
         Task(
             "text-generation",
-            {"text": cells.chat},
+            {"text": values.chat},
             schemas.generated,
             GENERATED,
-            trim=generation.trim,
-            present=present.messages,
+            trim=sampling.trim,
+            to_output=postprocess.messages,
             continuous=True,
         ),
         Task(
             "image-text-to-text",
-            {"images": cells.images, "text": cells.chat},
+            {"images": values.images, "text": values.chat},
             schemas.answered,
             GENERATED,
-            call=calls.named,
+            call=named,
             optional=True,
-            trim=generation.trim,
-            present=present.messages,
+            trim=sampling.trim,
+            to_output=postprocess.messages,
         ),
         Task(
             "any-to-any",
-            {"text": cells.chat, "images": cells.images, "videos": cells.video, "audio": cells.samples},
+            {"text": values.chat, "images": values.images, "videos": values.video, "audio": values.samples},
             schemas.answered,
             GENERATED,
-            call=calls.named,
+            call=named,
             optional=True,
-            trim=generation.trim,
-            present=present.messages,
+            trim=sampling.trim,
+            to_output=postprocess.messages,
         ),
         Task(
             "decision",
-            {"state": cells.chat, "questions": cells.parsed},
+            {"state": values.chat, "questions": values.parsed},
             _type(schemas.DECISIONS),
             TEXT,
-            call=calls.request,
+            call=request,
             shares=padding.nothing,
-            present=present.answers,
+            to_output=postprocess.answers,
         ),
-        Task("image-classification", {"image": cells.image}, _type(schemas.SCORED), IMAGE),
+        Task("image-classification", {"image": values.image}, _type(schemas.SCORED), IMAGE),
         Task(
             "zero-shot-image-classification",
-            {"image": cells.image},
+            {"image": values.image},
             _type(schemas.SCORED),
             IMAGE,
             shares=padding.same_texts,
         ),
-        Task("object-detection", {"image": cells.image}, _type(schemas.BOXES), IMAGE),
-        Task("zero-shot-object-detection", {"image": cells.image}, _type(schemas.BOXES), IMAGE),
-        Task("image-segmentation", {"image": cells.image}, _type(schemas.SEGMENTS), IMAGE),
-        Task("depth-estimation", {"image": cells.image}, _type(schemas.DEPTH), IMAGE),
+        Task("object-detection", {"image": values.image}, _type(schemas.BOXES), IMAGE),
+        Task("zero-shot-object-detection", {"image": values.image}, _type(schemas.BOXES), IMAGE),
+        Task("image-segmentation", {"image": values.image}, _type(schemas.SEGMENTS), IMAGE),
+        Task("depth-estimation", {"image": values.image}, _type(schemas.DEPTH), IMAGE),
         Task(
             "mask-generation",
-            {"image": cells.image},
+            {"image": values.image},
             schemas.masks,
             IMAGE,
             forwards_whole=True,
             shares=padding.nothing,
-            present=present.masks,
+            to_output=postprocess.masks,
             needs=("torchvision",),
         ),
-        Task("keypoint-matching", {"images": cells.images}, _type(schemas.MATCHES), IMAGE, shares=padding.nothing),
-        Task("video-classification", {"video": cells.video}, _type(schemas.SCORED), IMAGE),
+        Task("keypoint-matching", {"images": values.images}, _type(schemas.MATCHES), IMAGE, shares=padding.nothing),
+        Task("video-classification", {"video": values.video}, _type(schemas.SCORED), IMAGE),
         Task(
             "image-feature-extraction",
-            {"image": cells.image},
+            {"image": values.image},
             schemas.features,
             IMAGE,
             forced={"return_tensors": True},
         ),
         Task(
             "feature-extraction",
-            {"text": cells.as_it_is},
+            {"text": values.as_it_is},
             schemas.features,
             TEXT,
             trim=padding.trim_tokens(),

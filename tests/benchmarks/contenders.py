@@ -203,7 +203,8 @@ def bare(case: Case) -> Outcome:
 
     The three take turns batch by batch, so that what else happens on the machine meets all.
     """
-    from dray.pipelines.batching.packing import cast, collate, pack
+    from dray.pipelines.batching.collating import cast, collate
+    from dray.pipelines.batching.packing import pack
     from dray.pipelines.engine.forward import forward_parts
     from dray.pipelines.engine.watchdog import Watch
 

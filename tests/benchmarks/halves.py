@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 from contenders import Case
+from torch import nn
+from workloads import WORKLOADS, read, write
+
 from dray.pipelines.batching.packing import pack
 from dray.pipelines.engine.block import Outcome, predict
 from dray.pipelines.engine.precision import choose, difference
 from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.phases.phases import Phases
-from torch import nn
-from workloads import WORKLOADS, read, write
 
 SCALES = {"texts": 0.05, "embeddings": 0.05, "images": 0.05, "ctc": 0.05, "generation": 0.05}
 TURNS, SAMPLE = 3, 16

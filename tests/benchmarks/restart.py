@@ -13,10 +13,11 @@ import builders
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from dray.jobs.batch.job import run
 from dray.jobs.batch.preflight import check
-from dray.jobs.batch.rows import KEY
 from dray.jobs.cluster.connect import connected
+from dray.jobs.columns import KEY
 from dray.jobs.keys import keys_between
 from dray.jobs.outputs.commits import CHECKPOINT
 from dray.jobs.storage.folder import Folder

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import builders
 import torch
-from dray.pipelines.batching.packing import Limits
+
+from dray.pipelines.batching.parts import Limits
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import sample_parts
 from dray.pipelines.engine.forward import forward_parts

@@ -8,13 +8,14 @@ import threading
 import builders
 import pytest
 from comparing import differences
+from starlette.testclient import TestClient
+from transformers import pipeline
+
 from dray.jobs.online.app import make_app
 from dray.pipelines.config import parse_config
 from dray.pipelines.errors import BusyError, ConfigError, LimitError, RequestError, RowError
 from dray.pipelines.online.service import Service
 from dray.pipelines.phases.phases import Item
-from starlette.testclient import TestClient
-from transformers import pipeline
 
 NAME = "tests/classifier"
 TEXT = "the people who made this"

@@ -4,11 +4,12 @@ import builders
 import pytest
 import schemathesis
 import tiny_text
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+
 from dray.jobs.online.app import make_app
 from dray.pipelines.config import parse_config
 from dray.pipelines.online.service import Service
-from hypothesis import HealthCheck, given, settings
-from schemathesis import GenerationMode
 
 EXAMPLES = 30  # of each route and mode
 TASKS = {

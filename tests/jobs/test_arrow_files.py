@@ -6,10 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.feather
 import pytest
-from dray.jobs.batch.datasource import pieces, tables
-from dray.jobs.batch.rows import ARGUMENT, ID, KEEP
-from dray.pipelines.errors import InputError
 from reading import NONE, SPEECH, cells, opened, rows, touch
+
+from dray.jobs.batch.datasource import pieces, tables
+from dray.jobs.columns import ARGUMENT, ID, KEEP
+from dray.pipelines.errors import InputError
 
 
 def test_a_saved_dataset(tmp_path):

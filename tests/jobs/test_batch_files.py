@@ -12,10 +12,12 @@ import pytest
 import soundfile
 import tiny_text
 from comparing import differences
+from openai.types.chat import ChatCompletion
+
 from dray.jobs.batch.job import run
 from dray.jobs.online.app import make_app
 from dray.jobs.verify import verify
-from dray.pipelines.batching.packing import Limits
+from dray.pipelines.batching.parts import Limits
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
 from dray.pipelines.engine.watchdog import Watch
@@ -23,7 +25,6 @@ from dray.pipelines.errors import ConfigError
 from dray.pipelines.models.loading import load_phases, resolve_task
 from dray.pipelines.online.service import Service
 from dray.pipelines.phases.phases import Item
-from openai.types.chat import ChatCompletion
 
 NAME = "served"
 

@@ -6,7 +6,8 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dray.jobs.batch.rows import ERROR, KEY
+
+from dray.jobs.columns import ERROR, KEY
 from dray.jobs.keys import KeySet, first_key
 from dray.jobs.outputs import retry
 from dray.jobs.outputs.commits import CHECKPOINT, PENDING, VOID, committed_keys, finished_keys, roll_back, undo

@@ -4,10 +4,11 @@ import conformance
 import pytest
 from catalogue import CASES
 from comparing import differences
+from transformers.pipelines import SUPPORTED_TASKS
+
 from dray.pipelines.errors import ConfigError
 from dray.pipelines.phases.phases import Phases
 from dray.pipelines.tasks.table import TASKS, find_task
-from transformers.pipelines import SUPPORTED_TASKS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from arrow import cell
+
 from dray.jobs.batch.preflight import check
 from dray.pipelines.config import parse_config
 from dray.pipelines.errors import ModelError

@@ -7,6 +7,8 @@ import builders
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from test_job import text_job, write_texts
+
 from dray.jobs.batch import dtype as precision
 from dray.jobs.batch.job import run
 from dray.jobs.batch.preflight import check
@@ -15,7 +17,6 @@ from dray.jobs.storage.folder import PRECISION, output_folder
 from dray.jobs.verify import verify
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.precision import processor_has_bfloat16
-from test_job import text_job, write_texts
 
 
 @pytest.fixture

@@ -9,15 +9,16 @@ import tiny_text
 import transformers
 from arrow import table_of
 from comparing import differences
+from transformers import pipeline
+
 from dray.jobs.batch.preflight import _try_out
-from dray.jobs.batch.rows import ARGUMENT, ERROR, ERRORS, KEY
 from dray.jobs.batch.stages import Fused
 from dray.jobs.batch.worker import Worker
+from dray.jobs.columns import ARGUMENT, ERROR, ERRORS, KEY
 from dray.pipelines.config import parse_config
 from dray.pipelines.errors import ModelError
 from dray.pipelines.models.loading import load_phases
 from dray.pipelines.phases.phases import Item, Phases
-from transformers import pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from dray.jobs.inputs.dataset import Columns
 from dray.jobs.outputs.fingerprint import claim, fingerprint, public, refuse_different, without_secrets
 from dray.jobs.storage.folder import output_folder

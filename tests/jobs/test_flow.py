@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import ray
-from dray.jobs.batch.dataflow import write
 from ray.data.datasource import Datasink
+
+from dray.jobs.batch.dataflow import write
 
 PLAN = SimpleNamespace(task_cpus=0.1, disk_tasks=1)
 

@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from reading import CODECS, NONE, SPEECH, TEXT, cells, opened, packed, rows, tar, touch
+
 from dray.jobs.batch.datasource import READ_ROWS, first_rows, pieces, tables
-from dray.jobs.batch.rows import ARGUMENT, ID, KEEP, KEY, SOURCE
+from dray.jobs.columns import ARGUMENT, ID, KEEP, KEY, SOURCE
 from dray.jobs.inputs.formats.registry import FORMATS, format_of
 from dray.jobs.keys import KeySet, first_key
 from dray.pipelines.config import InputConfig, parse_config
 from dray.pipelines.errors import InputError
-from reading import CODECS, NONE, SPEECH, TEXT, cells, opened, packed, rows, tar, touch
 
 # Formats and suffixes
 
@@ -213,6 +214,7 @@ def test_ids_and_keys_stay_when_files_are_added_and_finished_rows_drop_out(tmp_p
 def test_jobs_over_files_and_over_a_tar_of_them_agree(ray_session, models, tmp_path):
     import builders
     import soundfile as sf
+
     from dray.jobs.batch.job import run
 
     (tmp_path / "sounds").mkdir()

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
-from dray.jobs.batch.rows import ARGUMENT, ID
-from dray.pipelines.errors import InputError
 from reading import SPEECH, opened, rows
+
+from dray.jobs.columns import ARGUMENT, ID
+from dray.pipelines.errors import InputError
 
 
 @pytest.fixture

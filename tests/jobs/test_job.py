@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 from comparing import differences
+from transformers import pipeline
+
 from dray.jobs.batch.job import run
 from dray.pipelines.config import parse_config
 from dray.pipelines.errors import JobError, OutputError
-from transformers import pipeline
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from dray.jobs.keys import KeySet, first_key, keys_between
 
 RANDOM = np.random.default_rng(0)

@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+
 from dray.jobs.batch.preflight import check
 from dray.jobs.outputs import lease
 from dray.jobs.outputs.fingerprint import FINGERPRINT

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 import ray
+
 from dray.jobs.batch.ledger import DEATHS, Guard, Ledger
-from dray.jobs.batch.rows import KEY
+from dray.jobs.columns import KEY
 from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.errors import RowError
 

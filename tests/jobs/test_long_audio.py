@@ -12,13 +12,14 @@ import soundfile as sf
 import torch
 from builders import RATE, sound
 from conftest import ROOT, Cluster
+from test_job import rows_of
+
 from dray.jobs.batch.job import run
 from dray.pipelines.config import JobConfig, parse_config
 from dray.pipelines.engine.block import predict
 from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.models.loading import load_phases
 from dray.pipelines.phases.phases import Item
-from test_job import rows_of
 
 HOURS = 3
 MIB = 1 << 20

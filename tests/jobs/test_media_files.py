@@ -4,11 +4,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from reading import NONE, SPEECH, opened, packed, rows, touch
+
 from dray.jobs.batch.datasource import READ_ROWS, RowsDatasource, first_rows, pieces, tables
-from dray.jobs.batch.rows import ARGUMENT, ID, KEEP, KEY, SOURCE
+from dray.jobs.columns import ARGUMENT, ID, KEEP, KEY, SOURCE
 from dray.jobs.keys import first_key
 from dray.pipelines.errors import InputError
-from reading import NONE, SPEECH, opened, packed, rows, touch
 
 
 def test_each_media_file_is_a_row(tmp_path):

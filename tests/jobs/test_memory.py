@@ -4,6 +4,7 @@ import ctypes
 
 import psutil
 import pytest
+
 from dray.jobs.batch.memory import trim_memory
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 import tiny_text
+from openai import AsyncOpenAI, BadRequestError, NotFoundError, UnprocessableEntityError
+from transformers import pipeline
+
 from dray.jobs.online.app import make_app
 from dray.pipelines.config import parse_config
 from dray.pipelines.media import subtitles
 from dray.pipelines.online.service import Service
-from openai import AsyncOpenAI, BadRequestError, NotFoundError, UnprocessableEntityError
-from transformers import pipeline
 
 NAME = "tests/model"
 

@@ -16,16 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from dray.jobs.batch.datasink import Sink, as_json
-from dray.jobs.batch.rows import ARGUMENT
+from PIL import Image
+
+from dray.jobs.batch.datasink import Sink
 from dray.jobs.batch.stages import Fused
 from dray.jobs.batch.worker import Worker
+from dray.jobs.columns import ARGUMENT
 from dray.jobs.outputs.lease import Lease
+from dray.jobs.outputs.rows_in_files import as_json
 from dray.jobs.storage.folder import output_folder
 from dray.pipelines.config import parse_config
 from dray.pipelines.models.loading import load_phases
 from dray.pipelines.tasks.table import TASKS
-from PIL import Image
 
 ONE_EACH = {case.task: name for name, case in reversed(catalogue.CASES.items()) if not case.unavailable}
 ONE_EACH.pop("mask-generation")  # needs torchvision; its masks are written as image-segmentation's

@@ -8,13 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from comparing import differences
+from transformers import pipeline
+
 from dray.jobs.batch.gather import Gather
-from dray.jobs.batch.rows import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE
 from dray.jobs.batch.stages import Forward, Fused, Postprocess, Preprocess
 from dray.jobs.batch.worker import Worker
+from dray.jobs.columns import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE
 from dray.pipelines.config import parse_config
 from dray.pipelines.models.loading import load_phases
-from transformers import pipeline
 
 warnings.simplefilter("ignore")
 

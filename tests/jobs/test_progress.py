@@ -1,6 +1,7 @@
 """The line that shows how a job goes on."""
 
 import pytest
+
 from dray.jobs.batch import progress
 from dray.jobs.batch.ledger import Count
 from dray.jobs.batch.progress import ProgressLine

@@ -1,4 +1,5 @@
 import pytest
+
 from dray.jobs.cluster.plan import Node, Work, block_rows, make_plan
 from dray.pipelines.config import EngineConfig
 from dray.pipelines.errors import ConfigError

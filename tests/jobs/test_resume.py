@@ -9,16 +9,17 @@ import pytest
 import ray
 import soundfile as sf
 from comparing import differences
+from drilling import text_job
+from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
+from test_job import rows_of, write_texts
+from test_job import text_job as raw_text_job
+
 from dray.jobs.batch.datasink import Sink, Written
 from dray.jobs.batch.datasource import tables
 from dray.jobs.batch.job import run
 from dray.jobs.cli import main
 from dray.pipelines.config import parse_config
 from dray.pipelines.errors import OutputError
-from drilling import text_job
-from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
-from test_job import rows_of, write_texts
-from test_job import text_job as raw_text_job
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -168,6 +169,7 @@ def test_failed_rows_are_retried(models, tmp_path, capsys):
 def test_a_write_task_that_is_repeated_after_its_commit_leaves_what_is_there(models, tmp_path, monkeypatch):
     """Its rows may be fewer the second time, where Gather has died meanwhile with what it knew."""
     import ray
+
     from dray.jobs.batch.preflight import check
     from dray.jobs.outputs.commits import CHECKPOINT
 

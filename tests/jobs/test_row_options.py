@@ -7,12 +7,13 @@ import catalogue
 import conformance
 import pytest
 from comparing import differences
-from dray.jobs.batch.rows import ARGUMENT
+from transformers import pipeline
+
 from dray.jobs.batch.stages import Fused
 from dray.jobs.batch.worker import Worker
+from dray.jobs.columns import ARGUMENT
 from dray.pipelines.config import parse_config
 from dray.pipelines.models.loading import load_phases
-from transformers import pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -13,10 +13,11 @@ import ray
 import yaml
 from comparing import differences
 from conftest import free_port
-from dray.pipelines.config import ServeConfig
-from dray.pipelines.errors import ConfigError
 from serving import Served, ask_all
 from transformers import pipeline
+
+from dray.pipelines.config import ServeConfig
+from dray.pipelines.errors import ConfigError
 
 TEXT = "the people who made this"
 

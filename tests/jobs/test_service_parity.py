@@ -11,11 +11,12 @@ import pytest
 import soundfile
 import tiny_vision
 from comparing import differences
+from starlette.testclient import TestClient
+
 from dray.jobs.batch.job import run
 from dray.jobs.online.app import make_app
 from dray.pipelines.config import parse_config
 from dray.pipelines.online.service import Service
-from starlette.testclient import TestClient
 
 
 def spoken(seconds: float, seed: int) -> bytes:

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from moto.server import ThreadedMotoServer
+
 from dray.jobs.batch.job import run
 from dray.jobs.storage.folder import output_folder
 from dray.pipelines.config import parse_config
-from moto.server import ThreadedMotoServer
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,12 @@ import fsspec
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
-from dray.jobs.storage.folder import Folder, Retried, arrow_filesystem
-from dray.pipelines import transient
 from faulty import KINDS, faulty_s3
 from faulty_folder import TABLE, folder_behind, use
 from fsspec.implementations.memory import MemoryFileSystem
+
+from dray.jobs.storage.folder import Folder, Retried, arrow_filesystem
+from dray.pipelines import transient
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError
+from faulty import faulty_s3
+from faulty_folder import folder_behind, operations, use
+
 from dray.jobs.storage.folder import Folder
 from dray.jobs.storage.s3 import StorageError, is_transient
 from dray.pipelines import transient
-from faulty import faulty_s3
-from faulty_folder import folder_behind, operations, use
 
 NAMES = {
     "slow_down": "SlowDown: Please reduce|503: Service Unavailable",

@@ -8,11 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
+from moto.server import ThreadedMotoServer
+
 from dray.jobs.batch.job import run
+from dray.pipelines.cache import cache_folder
 from dray.pipelines.config import parse_config
 from dray.pipelines.errors import OutputError
-from dray.pipelines.models.store import cache_folder, look
-from moto.server import ThreadedMotoServer
+from dray.pipelines.models.store import look
 
 
 @pytest.fixture

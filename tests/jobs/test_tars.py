@@ -3,10 +3,11 @@
 import tarfile
 
 import pytest
-from dray.jobs.batch.datasource import pieces, tables
-from dray.jobs.batch.rows import ARGUMENT, ID, KEEP
-from dray.pipelines.errors import InputError
 from reading import IMAGE, NONE, SPEECH, TEXT, cells, opened, rows, tar
+
+from dray.jobs.batch.datasource import pieces, tables
+from dray.jobs.columns import ARGUMENT, ID, KEEP
+from dray.pipelines.errors import InputError
 
 SAMPLES = {
     "train/000.jpg": b"\xff\xd8jpg0", "train/000.json": b'{"n": 0}', "train/000.seg.png": b"png0",

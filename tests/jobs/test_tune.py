@@ -3,14 +3,15 @@
 import builders
 import drilling
 import pytest
+from test_job import rows_of, write_texts
+
 from dray.jobs.batch.job import run
 from dray.jobs.tune import Crew, Found, chosen, tune
-from dray.pipelines.batching.packing import Limits
+from dray.pipelines.batching.parts import Limits
 from dray.pipelines.batching.tuning import Bucket, Trial
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.tuning_cache import Subject, recall, recall_threads
 from dray.pipelines.errors import JobError
-from test_job import rows_of, write_texts
 
 SUBJECT = Subject("abc", "text-classification", "float32", "cpu EPYC", 2, "2.13")
 

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from PIL import Image
+
 from dray.jobs.batch.job import run
 from dray.jobs.cli import main
 from dray.jobs.outputs.commits import PENDING, VOID, task_of
@@ -22,7 +24,6 @@ from dray.jobs.outputs.retry import BEGUN, release
 from dray.jobs.storage.folder import Folder
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.compare import compare
-from PIL import Image
 
 ROWS, FAILED = 60, 3
 

@@ -4,14 +4,14 @@ import math
 import time
 from types import SimpleNamespace
 
-from dray.jobs.batch import worker as workers
+from dray.jobs.batch import worker
 from dray.jobs.batch.worker import Stopwatch, learn
 from dray.pipelines.engine.model_threads import Lanes
 
 
 def test_waiting_is_what_lanes_do_not_run(monkeypatch):
     now, lanes = [0.0], Lanes(phases=None)
-    monkeypatch.setattr(workers.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(worker.time, "perf_counter", lambda: now[0])
     stopwatch = Stopwatch(lanes)
     lanes.ran(100.0)  # before the first block
     stopwatch.start()

@@ -6,6 +6,7 @@ import http.server
 import threading
 
 import pytest
+
 from dray.pipelines.errors import RequestError
 from dray.pipelines.media.admission import Admission
 

@@ -2,8 +2,10 @@ import itertools
 
 import numpy as np
 import pytest
-from dray.pipelines.batching.packing import Limits, Part, bisect, pack, ripe
+
+from dray.pipelines.batching.packing import bisect, pack, ripe
 from dray.pipelines.batching.padding import Sharing
+from dray.pipelines.batching.parts import Limits, Part
 
 
 def parts(costs, group=None):

@@ -3,11 +3,12 @@
 import threading
 import time
 
-from dray.pipelines.batching.packing import Limits
-from dray.pipelines.engine.block import predict
-from dray.pipelines.engine.model_threads import Lanes
 from test_engine import Doubling, item_of
 from test_lanes import WATCH
+
+from dray.pipelines.batching.parts import Limits
+from dray.pipelines.engine.block import predict
+from dray.pipelines.engine.model_threads import Lanes
 
 
 def test_one_lane_apart_is_always_the_same_thread():
@@ -27,7 +28,7 @@ def test_the_next_block_is_prepared_while_one_runs_and_begun_after_it():
 
     class Holding(Doubling):
         def preprocess(self, item):
-            if item.cells["x"] == [2]:
+            if item.values["x"] == [2]:
                 made.set()
             return super().preprocess(item)
 

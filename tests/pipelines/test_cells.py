@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
-from dray.pipelines.errors import RowError
-from dray.pipelines.media import fetch
-from dray.pipelines.media import values as cells
-from dray.pipelines.media.values import Source
 from PIL import Image
 
-SOURCE = Source()
+from dray.pipelines.errors import RowError
+from dray.pipelines.media import fetch, values
+from dray.pipelines.media.opening import MediaOptions
+
+SOURCE = MediaOptions()
 PIXELS = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
 
 
@@ -76,7 +76,7 @@ def test_images_from_every_kind_of_cell(tmp_path, server):
         {"bytes": None, "path": f"{url}/any"}, PIXELS, PIXELS.tolist(), Image.fromarray(PIXELS), io.BytesIO(png()),
     ]  # fmt: skip
     for cell in kinds:
-        assert np.array_equal(np.asarray(cells.image(cell, SOURCE)), PIXELS), type(cell)
+        assert np.array_equal(np.asarray(values.image(cell, SOURCE)), PIXELS), type(cell)
 
 
 @pytest.mark.parametrize(("kind", "options"), [("WEBP", {"lossless": True}), ("TIFF", {}), ("BMP", {})])
@@ -84,23 +84,23 @@ def test_images_of_every_format_in_arrow_buffers(kind, options):
     file = io.BytesIO()
     Image.fromarray(PIXELS).save(file, kind, **options)
     (scalar,) = pa.array([file.getvalue()])
-    assert np.array_equal(np.asarray(cells.image(scalar.as_buffer(), SOURCE)), PIXELS)
+    assert np.array_equal(np.asarray(values.image(scalar.as_buffer(), SOURCE)), PIXELS)
 
 
 @pytest.mark.parametrize("array", [PIXELS / 255, PIXELS.astype(int) - 300])
 def test_arrays_that_are_no_bytes_are_refused(array):
     with pytest.raises(ValueError, match="whole numbers from 0 to 255"):
-        cells.image(array, SOURCE)
+        values.image(array, SOURCE)
 
 
 def test_recordings_from_every_kind_of_cell(tmp_path):
     wave = np.sin(np.arange(8000) / 9).astype(np.float32)
     soundfile.write(tmp_path / "one.flac", wave, 8000, subtype="PCM_24")
     content = (tmp_path / "one.flac").read_bytes()
-    source = Source(rate=8000)
+    source = MediaOptions(rate=8000)
     kinds = [content, base64.b64encode(content).decode(), str(tmp_path / "one.flac"), {"array": wave, "sampling_rate": 8000}]
     for cell in kinds:
-        np.testing.assert_allclose(cells.samples(cell, source), wave, atol=1e-6)
+        np.testing.assert_allclose(values.samples(cell, source), wave, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_recordings_from_every_kind_of_cell(tmp_path):
 )
 def test_what_is_no_image_is_said(cell, kind, message):
     with pytest.raises(kind, match=message):
-        cells.image(cell, SOURCE)
+        values.image(cell, SOURCE)
 
 
 def test_a_decompression_bomb_is_refused(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ValueError, match="too large"):
-        cells.image(png(), SOURCE)
+        values.image(png(), SOURCE)
 
 
 def test_urls_are_fetched_in_parallel_and_in_order(server):
@@ -161,12 +161,12 @@ def test_tables_from_columns_records_and_json():
     columns = {"who": ["a", "b"], "much": [1, None]}
     records = [{"who": "a", "much": 1}, {"who": "b", "much": None}]
     for cell in (columns, records, '{"who": ["a", "b"], "much": [1, null]}'):
-        table = cells.table(cell, SOURCE)
+        table = values.table(cell, SOURCE)
         assert list(table.columns) == ["who", "much"]
         assert [str(value) for value in table["who"]] == ["a", "b"]
         assert str(table["much"][0]).startswith("1")
     with pytest.raises(ValueError, match="expected a table"):
-        cells.table(4, SOURCE)
+        values.table(4, SOURCE)
 
 
 def test_chats_without_nulls_and_with_their_media():
@@ -174,17 +174,17 @@ def test_chats_without_nulls_and_with_their_media():
         {"role": "system", "content": "be brief", "name": None},
         {"role": "user", "content": [{"type": "image", "image": png(), "text": None}, {"type": "text", "text": "what?"}]},
     ]
-    system, user = cells.chat(chat, SOURCE)
+    system, user = values.chat(chat, SOURCE)
     assert system == {"role": "system", "content": "be brief"}
     assert user["content"][1] == {"type": "text", "text": "what?"}
     assert np.array_equal(np.asarray(user["content"][0]["image"]), PIXELS)
-    assert cells.chat("a prompt", SOURCE) == "a prompt"
+    assert values.chat("a prompt", SOURCE) == "a prompt"
 
 
 def test_a_video_is_a_path_for_as_long_as_it_is_used(tmp_path):
     (tmp_path / "film.mp4").write_bytes(b"film")
-    assert cells.video(str(tmp_path / "film.mp4"), SOURCE) == str(tmp_path / "film.mp4")
-    path = cells.video({"bytes": b"film", "path": None}, SOURCE)
+    assert values.video(str(tmp_path / "film.mp4"), SOURCE) == str(tmp_path / "film.mp4")
+    path = values.video({"bytes": b"film", "path": None}, SOURCE)
     name = str(path[:])
     with open(name, "rb") as file:
         assert file.read() == b"film"

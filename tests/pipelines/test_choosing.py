@@ -6,12 +6,13 @@ import tiny_audio
 import tiny_text
 import tiny_vision
 import transformers
+from transformers.pipelines import SUPPORTED_TASKS
+
 from dray.pipelines.config import parse_config
 from dray.pipelines.errors import ConfigError
 from dray.pipelines.models import choosing
 from dray.pipelines.models.choosing import by_architecture, named_model
 from dray.pipelines.models.loading import resolve_task
-from transformers.pipelines import SUPPORTED_TASKS
 
 HUB = "somebody/model"
 
@@ -102,7 +103,7 @@ def test_other_architectures(kind, architecture, task):
 
 def test_masks_need_torchvision(tmp_path):
     config = transformers.SamConfig(architectures=["SamModel"])
-    if choosing.tasks.importlib.util.find_spec("torchvision"):
+    if choosing.table.importlib.util.find_spec("torchvision"):
         assert by_architecture(config).name == "mask-generation"
     else:
         with pytest.raises(ConfigError, match="mask-generation needs torchvision"):

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from dray.pipelines.media.chunking import Window, chunks, spans
 from transformers.pipelines.automatic_speech_recognition import chunk_iter
+
+from dray.pipelines.media.chunking import Window, chunks, spans
 
 
 class Recorder:

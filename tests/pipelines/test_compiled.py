@@ -6,15 +6,17 @@ import pytest
 import torch
 from catalogue import CASES
 from comparing import differences
+from transformers import Pipeline
+
 from dray.pipelines.batching.length_buckets import LENGTHS, has_buckets
-from dray.pipelines.batching.packing import Limits, pack
+from dray.pipelines.batching.packing import pack
+from dray.pipelines.batching.parts import Limits
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.forward import forward_parts
 from dray.pipelines.engine.tuning_cache import Tuner
 from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.models.loading import load_phases
 from dray.pipelines.phases.phases import Item
-from transformers import Pipeline
 
 TEXTS = ("text-classification", "feature-extraction", "token-classification", "fill-mask", "zero-shot-classification")
 

@@ -1,9 +1,10 @@
 import pytest
 from conftest import ROOT
+from pydantic import ValidationError
+
 from dray.pipelines.config import describe, load_config
 from dray.pipelines.errors import ConfigError
 from dray.pipelines.tasks.table import find_task
-from pydantic import ValidationError
 
 FULL = """
 task: automatic-speech-recognition

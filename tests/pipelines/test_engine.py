@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from dray.pipelines.batching.packing import Limits, Part
+
+from dray.pipelines.batching.parts import Limits, Part
 from dray.pipelines.engine.block import WINDOW, _Pending, _windows, predict
 from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.errors import RowError
@@ -34,7 +35,7 @@ class Doubling:
         return item
 
     def preprocess(self, item):
-        for number in item.cells["x"]:
+        for number in item.values["x"]:
             if number == 666:
                 raise UnicodeError("bad row")
             yield Part({"x": number}, cost=number, seconds=1.0)
@@ -108,7 +109,7 @@ def test_an_endless_item_is_held_in_windows():
 
     class Counted(Doubling):
         def preprocess(self, item):
-            for number in range(item.cells["x"][0]):
+            for number in range(item.values["x"][0]):
                 part = Part({"x": 1, "n": number}, cost=1)
                 alive.add(number)
                 most[0] = max(most[0], len(alive))

@@ -15,21 +15,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from arrow import table_of
-from dray.jobs.batch.rows import ARGUMENT, error_array, errors, row_options
-from dray.jobs.batch.rows import items as items_of
-from dray.pipelines.config import parse_config
-from dray.pipelines.errors import MESSAGE_CHARACTERS, RowError
-from dray.pipelines.media import audio as media
-from dray.pipelines.media import values as cells
-from dray.pipelines.media.values import Source
-from dray.pipelines.models.loading import load_phases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dray.jobs.batch.rows import error_array, errors, row_options
+from dray.jobs.batch.rows import items as items_of
+from dray.jobs.columns import ARGUMENT
+from dray.pipelines.config import parse_config
+from dray.pipelines.errors import MESSAGE_CHARACTERS, RowError
+from dray.pipelines.media import audio, values
+from dray.pipelines.media.opening import MediaOptions, opened
+from dray.pipelines.models.loading import load_phases
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-SMALL = Source(max_bytes=1 << 20)
+SMALL = MediaOptions(max_bytes=1 << 20)
 NAMES = list(fuzz_streams.streams())
 
 
@@ -90,7 +91,7 @@ def test_text_that_is_not_utf8_fails_its_row_only(models):
     texts = pa.array([b"who", b"\xff\xfe", "\ud800".encode("utf-8", "surrogatepass"), None], pa.binary()).view(pa.string())
     table = table_of([{"top_k": 1}] * 4).append_column(ARGUMENT + "text", texts)
     good, *bad = items_of(table, phases)
-    assert good.cells == {"text": "who"}
+    assert good.values == {"text": "who"}
     assert ["cannot be read" in str(error) for error in bad] == [True, True, False]
     assert [error.stage for error in bad] == ["read"] * 3
     options = table_of([{"text": "who"}] * 4).append_column(ARGUMENT + "function_to_apply", texts)
@@ -101,7 +102,7 @@ def test_text_that_is_not_utf8_fails_its_row_only(models):
 @pytest.mark.parametrize("rate", [0, -1, 0.5, 1e12, float("nan"), float("inf"), None, "x", 2**31])
 def test_absurd_sampling_rates_are_said(rate):
     with pytest.raises(ValueError, match="sampling rate must be a number of Hz from 1 to 10000000"):
-        list(media.audio({"array": np.zeros(10), "sampling_rate": rate}, SMALL))
+        list(audio.audio({"array": np.zeros(10), "sampling_rate": rate}, SMALL))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_absurd_sampling_rates_are_said(rate):
 )
 def test_odd_arrays_are_said(array, message):
     with pytest.raises(ValueError, match=message):
-        list(media.audio({"array": array, "sampling_rate": 16_000}, SMALL))
+        list(audio.audio({"array": array, "sampling_rate": 16_000}, SMALL))
 
 
 @pytest.mark.parametrize(
@@ -133,27 +134,27 @@ def test_odd_arrays_are_said(array, message):
 def test_a_recording_that_would_fill_the_memory_is_refused(cell):
     tracemalloc.start()
     with pytest.raises(ValueError, match=r"longer than 16 s, which input.max_media_bytes = 1048576 allows"):
-        cells.samples(cell, SMALL)
+        values.samples(cell, SMALL)
     assert tracemalloc.get_traced_memory()[1] < 100 << 20
     tracemalloc.stop()
 
 
 def test_blocks_are_bounded_whatever_rate_and_channels():
     for data in (fuzz_files.wav(np.zeros((40_000, 200), np.float32), 9_999_999), fuzz_files.wav(np.zeros(600, np.float32), 1)):
-        blocks = list(media.audio(data, Source()))
-        assert max(len(block) for block in blocks) <= 4 * media.BLOCK_SAMPLES
+        blocks = list(audio.audio(data, MediaOptions()))
+        assert max(len(block) for block in blocks) <= 4 * audio.BLOCK_SAMPLES
     assert abs(sum(map(len, blocks)) - 600 * 16_000) <= 1
 
 
 def test_an_array_without_samples_is_said():
     for cell in ({"array": [], "sampling_rate": 16_000}, fuzz_files.wav(np.zeros(0), subtype="PCM_16")):
         with pytest.raises(ValueError, match="the recording holds no samples"):
-            cells.samples(cell, Source())
+            values.samples(cell, MediaOptions())
 
 
 def test_tags_need_not_be_utf8():
     data = fuzz_files.recordings()["matroska"].replace(b"PLACEHOLDER", b"\xe4\xf6\xfc\xff-------")
-    assert len(cells.samples(data, Source())) == len(builders.sound(0.6))
+    assert len(values.samples(data, MediaOptions())) == len(builders.sound(0.6))
 
 
 def test_a_playlist_opens_no_files(tmp_path, monkeypatch):
@@ -164,7 +165,7 @@ def test_a_playlist_opens_no_files(tmp_path, monkeypatch):
         frame.sample_rate = 16_000
         output.mux([*stream.encode(frame), *stream.encode(None)])
     with pytest.raises(ValueError, match="not an audio file"):
-        cells.samples(b"ffconcat version 1.0\nfile 'secret.ts'\n", Source())
+        values.samples(b"ffconcat version 1.0\nfile 'secret.ts'\n", MediaOptions())
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_a_playlist_opens_no_files(tmp_path, monkeypatch):
 )
 def test_images_that_would_fill_the_memory_or_are_none(data, message):
     with pytest.raises(ValueError, match=message):
-        cells.image(data, SMALL)
+        values.image(data, SMALL)
 
 
 def test_whatever_a_decoder_raises_is_said(monkeypatch):
@@ -192,11 +193,11 @@ def test_whatever_a_decoder_raises_is_said(monkeypatch):
 
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
     with pytest.raises(ValueError, match="damaged or too large: unpack requires a buffer"):
-        cells.image(fuzz_files.pictures()[0], Source())
+        values.image(fuzz_files.pictures()[0], MediaOptions())
 
 
 def test_a_grey_array_with_a_channel_is_an_image():
-    assert cells.image([[[1], [2]]], Source()).size == (2, 1)
+    assert values.image([[[1], [2]]], MediaOptions()).size == (2, 1)
 
 
 @pytest.mark.parametrize("mode", ["1", "I;16", "LA", "P", "RGBA", "CMYK", "F", "I", "YCbCr"])
@@ -209,12 +210,14 @@ def test_unusual_modes_give_results(fuzzer, mode):
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
 def test_the_first_of_many_frames_is_the_image(kind):
     first = Image.open(io.BytesIO(fuzz_files.frames(kind, 200))).convert("L")
-    assert np.array_equal(np.asarray(cells.image(fuzz_files.frames(kind, 200), Source()).convert("L")), np.asarray(first))
+    assert np.array_equal(
+        np.asarray(values.image(fuzz_files.frames(kind, 200), MediaOptions()).convert("L")), np.asarray(first)
+    )
 
 
 def test_a_path_with_letters_that_base64_has_not():
     with pytest.raises(FileNotFoundError, match="no such file"):
-        cells.opened("/nowhere/aufgenommen-für-später.flac", Source())
+        opened("/nowhere/aufgenommen-für-später.flac", MediaOptions())
 
 
 @pytest.mark.parametrize(
@@ -228,4 +231,4 @@ def test_a_path_with_letters_that_base64_has_not():
 )
 def test_tables_that_would_fill_the_memory(table):
     with pytest.raises(ValueError, match="the table has"):
-        cells.table(json.dumps(table), Source())
+        values.table(json.dumps(table), MediaOptions())

@@ -7,12 +7,13 @@ import pytest
 import tiny_text
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
 from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.models.loading import load_phases
 from dray.pipelines.phases.phases import Item
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 PROMPTS = [*builders.texts(7, seed=21, median=9.0), "who", "who"]
 

@@ -7,6 +7,7 @@ import builders
 import pytest
 import torch
 import transformers
+
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
 from dray.pipelines.engine.watchdog import Watch

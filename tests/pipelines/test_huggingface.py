@@ -14,7 +14,11 @@ import soundfile
 import tiny_text
 import tiny_vision
 from comparing import differences
-from dray.pipelines.batching.packing import Limits
+from huggingface_hub import InferenceClient
+from PIL import Image
+from transformers import pipeline
+
+from dray.pipelines.batching.parts import Limits
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
 from dray.pipelines.engine.watchdog import Watch
@@ -24,9 +28,6 @@ from dray.pipelines.models.loading import load_phases
 from dray.pipelines.protocols import huggingface
 from dray.pipelines.protocols.parameters import allowed
 from dray.pipelines.tasks.table import TASKS
-from huggingface_hub import InferenceClient
-from PIL import Image
-from transformers import pipeline
 
 PEOPLE = {"name": ["people", "water"], "age": ["12", "7"]}
 LABELS = ["water", "time", "people"]
@@ -308,4 +309,4 @@ def test_media_in_base64_are_bytes():
     (item,) = asyncio.run(
         huggingface.asked(TASKS["image-text-to-text"], json.dumps({"inputs": {"text": chat}}).encode(), "", Admission())
     ).items
-    assert item.cells["text"][0]["content"] == [{"type": "text", "text": "look"}, {"type": "image", "image": b"picture"}]
+    assert item.values["text"][0]["content"] == [{"type": "text", "text": "look"}, {"type": "image", "image": b"picture"}]

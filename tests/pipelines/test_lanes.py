@@ -7,8 +7,11 @@ import builders
 import pytest
 import tiny_text
 import torch
-from dray.pipelines.batching.packing import Limits, Part, pack
+from test_engine import Doubling, item_of
+
+from dray.pipelines.batching.packing import pack
 from dray.pipelines.batching.padding import Sharing
+from dray.pipelines.batching.parts import Limits, Part
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
 from dray.pipelines.engine.forward import divided, forward_parts
@@ -16,7 +19,6 @@ from dray.pipelines.engine.model_threads import MOST, Lanes
 from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.models.loading import load_phases
 from dray.pipelines.phases.phases import Item
-from test_engine import Doubling, item_of
 
 WATCH = Watch(60)
 PLACES = {"input": {"path": "-"}, "output": {"path": "-"}}

@@ -7,9 +7,10 @@ import builders
 import pytest
 import torch
 import transformers
+from torch import nn
+
 from dray.pipelines.internals import linear
 from dray.pipelines.internals.linear import Packed, is_faster, pack_linears, speed
-from torch import nn
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
 SIZE = 128  # of layers: 64 rows and more of float32 are multiplied with packed weights, and any of bfloat16

@@ -9,6 +9,7 @@ import pytest
 import tiny_text
 import torch
 import transformers
+
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
 from dray.pipelines.engine.watchdog import Watch

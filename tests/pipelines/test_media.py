@@ -9,8 +9,9 @@ import soundfile as sf
 import soxr
 from builders import RATE, sound
 from conftest import ROOT
-from dray.pipelines.media import audio as media
-from dray.pipelines.media.values import Source
+
+from dray.pipelines.media import audio
+from dray.pipelines.media.opening import MediaOptions
 
 SHARED = ROOT.parent / "shared" / "media"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real media is not here")
@@ -23,7 +24,7 @@ def encoded(samples: np.ndarray, rate: int, kind: str, subtype: str | None = Non
 
 
 def decoded(cell: object, rate: int = RATE) -> np.ndarray:
-    return np.concatenate(list(media.audio(cell, Source(rate))))
+    return np.concatenate(list(audio.audio(cell, MediaOptions(rate))))
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "AIFF"])
@@ -59,7 +60,7 @@ def test_resampling_a_stream_is_resampling_the_whole(rate):
     got = decoded({"array": samples, "sampling_rate": rate})
     whole = soxr.resample(samples, rate, RATE)
     blocks = [samples[i : i + 999] for i in range(0, len(samples), 999)]
-    streamed = np.concatenate(list(media.resampled(blocks, rate, RATE)))
+    streamed = np.concatenate(list(audio.resampled(blocks, rate, RATE)))
     assert abs(len(got) - len(samples) * RATE / rate) <= 1
     np.testing.assert_allclose(streamed, got, atol=1e-5)
     np.testing.assert_allclose(got, whole[: len(got)], atol=1e-3)

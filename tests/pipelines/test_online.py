@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import builders
 import pytest
 from comparing import differences
-from dray.pipelines.batching.packing import Limits, Part
+
+from dray.pipelines.batching.parts import Limits, Part
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
 from dray.pipelines.engine.watchdog import Watch
@@ -44,7 +45,7 @@ class Doubling:
         return item
 
     def preprocess(self, item):
-        for number in item.cells["x"]:
+        for number in item.values["x"]:
             if number == 666:
                 raise UnicodeError("bad row")
             if number == 667:
@@ -223,7 +224,7 @@ def test_a_part_waits_no_longer_than_it_must(monkeypatch):
     preprocess = phases.preprocess
 
     def slowly(item):
-        if 4 in item.cells["x"]:
+        if 4 in item.values["x"]:
             stuck.wait(SOON)
         yield from preprocess(item)
 

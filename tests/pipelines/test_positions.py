@@ -4,7 +4,8 @@ import builders
 import pytest
 import tiny_text
 import transformers
-from dray.pipelines.batching.packing import Limits
+
+from dray.pipelines.batching.parts import Limits
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
 from dray.pipelines.engine.watchdog import Watch

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine import precision
 from dray.pipelines.engine.block import Outcome

@@ -5,8 +5,9 @@ import pytest
 import tiny_text
 import torch
 import transformers
-from dray.pipelines.generation import shrinking
 from test_generation import generate, items, phases_of
+
+from dray.pipelines.generation import shrinking
 
 PROMPTS = builders.texts(24, seed=31, median=9.0)
 

@@ -5,7 +5,8 @@ import threading
 import builders
 import pytest
 import torch
-from dray.pipelines.batching.packing import Limits, Part
+
+from dray.pipelines.batching.parts import Limits, Part
 from dray.pipelines.batching.staging import Staging
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict

@@ -12,6 +12,8 @@ import builders
 import pytest
 import s3fs
 from conftest import ROOT
+from moto.server import ThreadedMotoServer
+
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
 from dray.pipelines.engine.watchdog import Watch
@@ -20,7 +22,6 @@ from dray.pipelines.models import store
 from dray.pipelines.models.loading import load_phases, model_identity, pinned, resolve_task
 from dray.pipelines.models.store import fetch, look, needed
 from dray.pipelines.phases.phases import Item
-from moto.server import ThreadedMotoServer
 
 URL = "s3://models/team/classifier"
 

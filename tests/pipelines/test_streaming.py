@@ -6,11 +6,11 @@ import builders
 import pytest
 import tiny_text
 import tiny_vision
-from dray.pipelines.batching.packing import Limits
+
+from dray.pipelines.batching.parts import Limits, Listener
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
 from dray.pipelines.engine.watchdog import Watch
-from dray.pipelines.generation.streaming import Listener
 from dray.pipelines.models.loading import load_phases
 from dray.pipelines.phases.phases import Item
 

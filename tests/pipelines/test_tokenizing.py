@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import builders
 import pytest
-from dray.pipelines.phases.phases import Item
 from test_lanes import load
+
+from dray.pipelines.phases.phases import Item
 
 ROUNDS = 20
 

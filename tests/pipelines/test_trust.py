@@ -8,6 +8,7 @@ from pathlib import Path
 import builders
 import pytest
 import transformers
+
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
 from dray.pipelines.engine.watchdog import Watch

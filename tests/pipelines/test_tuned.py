@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import builders
 import pytest
 import torch
+
 from dray.pipelines.batching.packing import pack
 from dray.pipelines.config import parse_config
-from dray.pipelines.engine import tuning_cache as tuned
+from dray.pipelines.engine import tuning_cache
 from dray.pipelines.engine.block import predict, sample_parts
 from dray.pipelines.engine.tuning_cache import Subject, Tuner, recall, recall_threads, remember_threads
 from dray.pipelines.engine.watchdog import Watch
@@ -40,7 +41,7 @@ class Clocked:
             return forward(parts)
 
         monkeypatch.setattr(phases, "forward", timed)
-        monkeypatch.setattr(tuned, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(tuning_cache, "time", SimpleNamespace(perf_counter=lambda: self.now))
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_what_was_found_is_remembered(phases, monkeypatch):
 def test_other_hardware_is_tuned_again(phases, monkeypatch):
     Clocked(phases, monkeypatch, 2048, 1 << 30)
     Tuner(phases, "auto", "model", seconds=60).learn(sample_parts(phases, ITEMS, WATCH, 60), WATCH)
-    monkeypatch.setattr(tuned, "device_name", lambda device: "another")
+    monkeypatch.setattr(tuning_cache, "device_name", lambda device: "another")
     assert not Tuner(phases, "auto", "model", seconds=60).is_done
 
 

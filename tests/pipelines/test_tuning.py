@@ -3,9 +3,10 @@
 import math
 
 import pytest
+
 from dray.pipelines.batching import tuning
-from dray.pipelines.batching.packing import Limits, Part
 from dray.pipelines.batching.padding import Sharing
+from dray.pipelines.batching.parts import Limits, Part
 
 
 def parts(*costs: int) -> list[Part]:

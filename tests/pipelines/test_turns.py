@@ -1,8 +1,9 @@
 """The order in which parts of many requests run."""
 
 import pytest
-from dray.pipelines.batching.packing import Limits, Part
+
 from dray.pipelines.batching.padding import Sharing
+from dray.pipelines.batching.parts import Limits, Part
 from dray.pipelines.online.scheduler import Turns, Waiting, choose
 
 

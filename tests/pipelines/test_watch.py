@@ -6,6 +6,7 @@ import time
 
 import pytest
 from conftest import ROOT
+
 from dray.pipelines.engine.watchdog import Watch
 
 PROCESS = """

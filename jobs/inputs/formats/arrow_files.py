@@ -8,18 +8,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
 from dray.jobs.inputs.formats.streams import bounded
 from dray.jobs.storage.folder import arrow_filesystem
-from fsspec.implementations.local import LocalFileSystem
 
 if TYPE_CHECKING:
     import fsspec
-    from dray.jobs.inputs.formats.registry import Source
+
+    from dray.jobs.inputs.formats.file import InputFile
 
 MAGIC = b"ARROW1"  # a file starts with it, a stream does not
 
 
-def inspect(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
+def inspect(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
     """Rows by the headers of the record batches; a local file is mapped, and its data not read."""
     with _open(fs, source.path) as file:
         schema = _schema(file)
@@ -28,7 +30,7 @@ def inspect(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
 
 
 def batches(
-    fs: fsspec.AbstractFileSystem, source: Source, row_groups: tuple[int, ...] | None, columns: list[str]
+    fs: fsspec.AbstractFileSystem, source: InputFile, row_groups: tuple[int, ...] | None, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
     """All rows; of local files without a copy."""
     fields = [source.schema.get_field_index(column) for column in columns]

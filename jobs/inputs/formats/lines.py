@@ -7,25 +7,27 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+
 from dray.jobs.inputs.formats.streams import bounded, open_stream
 
 if TYPE_CHECKING:
     import fsspec
-    from dray.jobs.inputs.formats.registry import Source
+
+    from dray.jobs.inputs.formats.file import InputFile
 
 SCHEMA = pa.schema([("text", pa.string())])
 BLOCK_BYTES = 1 << 20  # read at a time
 LONGEST = 64 << 20  # bytes of a line
 
 
-def inspect(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
+def inspect(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
     """Counts the lines. Raises ValueError for one that is not UTF-8 or longer than LONGEST."""
     rows = sum(text.count("\n") + 1 for text in _texts(fs, source.path))
     return replace(source, rows=rows, schema=SCHEMA)
 
 
 def batches(
-    fs: fsspec.AbstractFileSystem, source: Source, row_groups: tuple[int, ...] | None, columns: list[str]
+    fs: fsspec.AbstractFileSystem, source: InputFile, row_groups: tuple[int, ...] | None, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
     """The lines, without the line feed or carriage return and line feed at their ends."""
     for text in _texts(fs, source.path):

@@ -12,7 +12,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 if TYPE_CHECKING:
     import fsspec
-    from dray.jobs.inputs.formats.registry import Source
+
+    from dray.jobs.inputs.formats.file import InputFile
 
 PATH, FILE_NAME = "path", "file_name"
 SCHEMA = pa.schema([(PATH, pa.string()), (FILE_NAME, pa.string())])
@@ -24,13 +25,13 @@ AUDIO = VIDEO | {"wav", "flac", "mp3", "ogg", "oga", "opus", "m4a", "aac", "wma"
 SUFFIXES = frozenset(f".{extension}" for extension in AUDIO | IMAGES)
 
 
-def inspect(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
+def inspect(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
     """One row, whatever is in the file: an empty one fails as a row and is not lost."""
     return replace(source, rows=1, schema=SCHEMA)
 
 
 def batches(
-    fs: fsspec.AbstractFileSystem, source: Source, row_groups: tuple[int, ...] | None, columns: list[str]
+    fs: fsspec.AbstractFileSystem, source: InputFile, row_groups: tuple[int, ...] | None, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
     """The row: what fsspec opens from anywhere, an absolute path on local disk and a URL elsewhere, and the bare name."""
     path = source.path if isinstance(fs, LocalFileSystem) else source.name

@@ -4,82 +4,21 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+
 from dray.jobs.inputs.formats import arrow_files, lines, media_files, requests, tabular, tars
+from dray.jobs.inputs.formats.file import InputFile
 from dray.jobs.inputs.formats.streams import COMPRESSIONS
-from dray.jobs.keys import first_key
 
 if TYPE_CHECKING:
     import fsspec
 
 
-WHOLE_FILE = -1  # the position of the one row that a damaged file is: should it be mended, its rows come after it
-
-
-@dataclass(frozen=True)
-class Source:
-    """One input file.
-
-    Attributes:
-        name: how the user would write it; it names the file in keys, ids and the `source` column.
-        path: how its filesystem names it.
-        format: its name in FORMATS.
-        rows: in the file; 1 of a damaged one.
-        size: bytes of the file.
-        version: of its content, as its storage tells: an etag, or when it was changed; empty where it does not.
-        damaged: why it cannot be read, where that is so. It is then one row, which fails.
-        row_groups: rows of each, for Parquet.
-        schema: its columns.
-    """
-
-    name: str
-    path: str
-    format: str
-    rows: int = 0
-    size: int = 0
-    version: str = ""
-    damaged: str | None = None
-    row_groups: tuple[int, ...] = ()
-    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
-
-    @property
-    def read_size(self) -> int:
-        """Bytes that reading it takes."""
-        return len(self.path) if self.is_row else self.size
-
-    @property
-    def is_row(self) -> bool:
-        """Whether the file as a whole is one row."""
-        return FORMATS[self.format].is_row or self.damaged is not None
-
-    @property
-    def first(self) -> int:
-        """The position of its first row: 0, or of a damaged file WHOLE_FILE."""
-        return 0 if self.damaged is None else WHOLE_FILE
-
-    @cached_property
-    def first_key(self) -> int:
-        """The key of position 0."""
-        return first_key(self.name)
-
-    @property
-    def keys(self) -> tuple[int, int]:
-        """The key of its first row, and the one after its last row's."""
-        return self.first_key + self.first, self.first_key + self.first + self.rows
-
-    def ids(self, first: int, count: int) -> list[str]:
-        """Names of the rows [first, first + count) for people."""
-        if self.is_row:
-            return [self.name]
-        return [f"{self.name}:{position}" for position in range(first, first + count)]
-
-
-Inspect = Callable[["fsspec.AbstractFileSystem", Source], Source]
-Batches = Callable[["fsspec.AbstractFileSystem", Source, "tuple[int, ...] | None", "list[str]"], Iterator[pa.RecordBatch]]
+Inspect = Callable[["fsspec.AbstractFileSystem", InputFile], InputFile]
+Batches = Callable[["fsspec.AbstractFileSystem", InputFile, "tuple[int, ...] | None", "list[str]"], Iterator[pa.RecordBatch]]
 
 
 @dataclass(frozen=True)

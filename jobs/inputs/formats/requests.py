@@ -8,23 +8,25 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+
 from dray.jobs.inputs.formats import lines
 
 if TYPE_CHECKING:
     import fsspec
-    from dray.jobs.inputs.formats.registry import Source
+
+    from dray.jobs.inputs.formats.file import InputFile
 
 CUSTOM_ID, REQUEST = "custom_id", "request"
 SCHEMA = pa.schema([(CUSTOM_ID, pa.string()), (REQUEST, pa.string())])  # `request` is the line as it is
 
 
-def inspect(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
+def inspect(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
     """Counts the lines. Raises ValueError as `lines.inspect` does."""
     return replace(lines.inspect(fs, source), schema=SCHEMA)
 
 
 def batches(
-    fs: fsspec.AbstractFileSystem, source: Source, row_groups: tuple[int, ...] | None, columns: list[str]
+    fs: fsspec.AbstractFileSystem, source: InputFile, row_groups: tuple[int, ...] | None, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
     """The lines. One that is no request has no custom_id, and fails when its turn comes."""
     for batch in lines.batches(fs, source, row_groups, lines.SCHEMA.names):

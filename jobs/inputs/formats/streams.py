@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO, TYPE_CHECKING, cast
 
 import pyarrow as pa
+
 from dray.jobs.storage.folder import arrow_filesystem
 
 if TYPE_CHECKING:

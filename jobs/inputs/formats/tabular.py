@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.dataset as pads
+from pyarrow import csv, json
+
 from dray.jobs.inputs.formats.streams import READ_BYTES, READ_ROWS, bounded, open_stream
 from dray.jobs.storage.folder import arrow_filesystem
-from pyarrow import csv, json
 
 if TYPE_CHECKING:
     import fsspec
-    from dray.jobs.inputs.formats.registry import Source
+
+    from dray.jobs.inputs.formats.file import InputFile
 
 JSON_BLOCK = 64 << 20  # bytes parsed at once, and the longest line; a line of JSON may hold a recording
 
 
-def inspect_parquet(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
+def inspect_parquet(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
     """Rows, row groups and schema from the file's footer."""
     fragment = _parquet(fs, source)
     groups = tuple(group.num_rows for group in fragment.row_groups)
@@ -27,7 +29,7 @@ def inspect_parquet(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
 
 
 def parquet_batches(
-    fs: fsspec.AbstractFileSystem, source: Source, row_groups: tuple[int, ...] | None, columns: list[str]
+    fs: fsspec.AbstractFileSystem, source: InputFile, row_groups: tuple[int, ...] | None, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
     """Rows of some row groups."""
     fragment = _parquet(fs, source)
@@ -39,11 +41,11 @@ def parquet_batches(
     )
 
 
-def _parquet(fs: fsspec.AbstractFileSystem, source: Source) -> pads.ParquetFileFragment:
+def _parquet(fs: fsspec.AbstractFileSystem, source: InputFile) -> pads.ParquetFileFragment:
     return pads.ParquetFileFormat().make_fragment(source.path, arrow_filesystem(fs))
 
 
-def inspect_csv(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
+def inspect_csv(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
     """Rows by parsing the whole file; types by its first block."""
     with open_stream(fs, source.path) as stream:
         schema = _csv(stream).schema
@@ -54,7 +56,7 @@ def inspect_csv(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
 
 
 def csv_batches(
-    fs: fsspec.AbstractFileSystem, source: Source, row_groups: tuple[int, ...] | None, columns: list[str]
+    fs: fsspec.AbstractFileSystem, source: InputFile, row_groups: tuple[int, ...] | None, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
     """All rows, in the types that were found when the file was inspected."""
     types = {column: source.schema.field(column).type for column in columns}
@@ -69,7 +71,7 @@ def _csv(stream: object, types: Mapping[str, pa.DataType] | None = None) -> csv.
     return csv.open_csv(stream, parse_options=parse, convert_options=convert)
 
 
-def inspect_jsonl(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
+def inspect_jsonl(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
     """Rows by parsing the whole file; columns and their types by its first block."""
     with open_stream(fs, source.path) as stream:
         schema = _jsonl(stream).schema
@@ -79,7 +81,7 @@ def inspect_jsonl(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
 
 
 def jsonl_batches(
-    fs: fsspec.AbstractFileSystem, source: Source, row_groups: tuple[int, ...] | None, columns: list[str]
+    fs: fsspec.AbstractFileSystem, source: InputFile, row_groups: tuple[int, ...] | None, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
     """All rows, in the types that were found when the file was inspected; null where a line lacks a column."""
     fields = [source.schema.field(column) for column in columns]

@@ -10,12 +10,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+
 from dray.jobs.inputs.formats.media_files import AUDIO, IMAGES, VIDEO
 from dray.jobs.inputs.formats.streams import READ_BYTES, READ_ROWS, compression, open_stream
 
 if TYPE_CHECKING:
     import fsspec
-    from dray.jobs.inputs.formats.registry import Source
+
+    from dray.jobs.inputs.formats.file import InputFile
 
 KEY = "__key__"
 NAME = re.compile(r"(?!__[^/]*__(?:/|$))((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)  # key, extension; not __meta__
@@ -31,7 +33,7 @@ def columns_of_kind(argument: str, columns: Sequence[str]) -> list[str]:
     return [column for column in fitting if "." not in column] or fitting
 
 
-def inspect(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
+def inspect(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
     """Rows and all extensions, by the members' headers.
 
     Raises:
@@ -47,7 +49,7 @@ def inspect(fs: fsspec.AbstractFileSystem, source: Source) -> Source:
 
 
 def batches(
-    fs: fsspec.AbstractFileSystem, source: Source, row_groups: tuple[int, ...] | None, columns: list[str]
+    fs: fsspec.AbstractFileSystem, source: InputFile, row_groups: tuple[int, ...] | None, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
     """All samples; null where one lacks a column, or holds text that is not UTF-8."""
     schema = pa.schema([source.schema.field(column) for column in columns])
