@@ -29,7 +29,7 @@ build/package/dray: Makefile $(wildcard dray/*)
 
 # Every task at every batch size and layout against transformers' own pipeline: the whole table.
 conformance: .venv/ready
-	HF_HUB_OFFLINE=1 PYTHONPATH=tests:. $(BIN)/python tests/conformance.py 2> /dev/null
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests:. $(BIN)/python -m support.conformance 2> /dev/null
 
 # Every fault that a long job meets, one after the other: what happened, and whether all rows are there.
 drill: .venv/ready
@@ -41,7 +41,7 @@ slow: .venv/ready
 
 # 10,000 damaged, absurd and hostile recordings, images and texts.
 fuzz: .venv/ready
-	HF_HUB_OFFLINE=1 PYTHONPATH=tests:. $(BIN)/python tests/fuzz.py
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests:. $(BIN)/python -m support.fuzz
 
 # dray beside other tools, and its own costs: written to tests/benchmarks/RESULTS.md. Takes hours.
 bench: .venv/ready build/bench/ready

@@ -28,7 +28,7 @@ from dray.pipelines.engine.block import predict, sample_parts
 from dray.pipelines.engine.tuning_cache import Subject, remember_threads
 from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.errors import JobError
-from dray.pipelines.phases.phases import Item
+from dray.pipelines.phases.item import Item
 
 ROWS = 256  # tried
 SECONDS = 60.0  # that trying batches may take
@@ -76,10 +76,10 @@ class Probe:
 
     def __init__(self, worker: Worker, table: pa.Table) -> None:
         self._phases = worker.load(weights=True)
-        self._subject = Subject.of(self._phases, worker.identity)
+        self._subject = Subject.of(self._phases, worker.model.identity)
         self._tuner = dataclasses.replace(worker, tuning_s=SECONDS).tuner(self._phases)
         self._lanes = worker.lanes(self._phases)
-        self._watch = Watch(worker.config.errors.timeout_s)
+        self._watch = Watch(worker.model.config.errors.timeout_s)
         self._items = [item for item in rows.items(table, self._phases) if isinstance(item, Item)]
         self._parts = sample_parts(self._phases, self._items, self._watch, SECONDS)
 
@@ -130,7 +130,7 @@ def tune(config: JobConfig, address: str | None = None) -> Found:
         except RayError as error:
             raise JobError(f"dray tune stopped: {str(error).strip().splitlines()[-1]}") from error
     if crew is not None:
-        remember_threads(job.identity, subject.task, crew.threads)
+        remember_threads(job.model.identity, subject.task, crew.threads)
     return Found(subject, buckets, otherwise, crews, crew)
 
 
@@ -152,7 +152,7 @@ def _possible(job: Job) -> list[Crew]:
 
 def _probes(job: Job, plan: Plan, crew: Crew, table: ray.ObjectRef, copies: int) -> list[ray.actor.ActorHandle]:
     options = {"num_cpus": 0, "num_gpus": plan.model.gpus} if plan.model.gpus else {"num_cpus": min(1.0, POOLS * crew.threads)}
-    worker = Worker(job.config, job.schema, crew.threads, plan.model.gpus > 0, identity=job.identity)
+    worker = Worker(job.model, job.schema, crew.threads, plan.model.gpus > 0)
     return [ray.remote(Probe).options(**options).remote(worker, table) for _ in range(copies)]
 
 

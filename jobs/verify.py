@@ -12,18 +12,18 @@ import pyarrow.parquet as pq
 from dray.jobs.batch.datasource import pieces
 from dray.jobs.batch.dtype import of_earlier_runs
 from dray.jobs.batch.report import Rows, aligned
-from dray.jobs.inputs.dataset import open_input
+from dray.jobs.batch.resolved import resolve
 from dray.jobs.inputs.inventory import is_same
 from dray.jobs.keys import KeySet
 from dray.jobs.outputs.commits import TASK, TaskFiles
 from dray.jobs.outputs.fingerprint import fingerprint, refuse_different
 from dray.jobs.outputs.finished import known_files
 from dray.jobs.outputs.retry import BEGUN, RETRIED
-from dray.jobs.storage.folder import PRECISION, Folder, output_folder
+from dray.jobs.storage.folder import PRECISION, Folder
 from dray.jobs.verification.committed import VerifiedJob, WriteTask, checked, counted, few, is_hidden, named
 from dray.jobs.verification.sample import sampled
 from dray.pipelines.config import JobConfig
-from dray.pipelines.models.loading import load_phases, model_identity, resolve_task
+from dray.pipelines.models.loading import load_phases
 
 READERS = 8  # write tasks whose files are read at once
 LISTED = 10  # problems that are printed
@@ -61,13 +61,13 @@ def verify(config: JobConfig, sample: int = 20, seed: int = 0, tolerance: float 
     Raises:
         UsageError: the config is wrong, or the folder holds the results of other work.
     """
-    task, output = resolve_task(config), output_folder(config)
-    data = open_input(config, task)
-    phases = load_phases(config, weights=False)
-    refuse_different(output, fingerprint(config, task, data.columns, model_identity(config, phases)))
+    resolved = resolve(config, forget=True)  # every file is looked at afresh
+    data, output = resolved.data, resolved.output
+    phases = load_phases(resolved.model, weights=False)
+    refuse_different(output, fingerprint(resolved.model, data.columns))
     schema = phases.schema({argument: data.columns.types[column] for argument, column in data.columns.arguments.items()})
-    config = of_earlier_runs(config, output.read(PRECISION))
-    job = VerifiedJob(config, data, output, known_files(output, again=False), schema)
+    resolved = resolved.with_config(of_earlier_runs(resolved.config, output.read(PRECISION)))
+    job = VerifiedJob(resolved.model, data, output, known_files(output, again=False), schema)
     files = TaskFiles.of(output)
     unfinished = files.unfinished | _interrupted(output)
     with ThreadPoolExecutor(READERS) as pool:

@@ -4,7 +4,6 @@ import atexit
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,13 +25,10 @@ if "DRAY_CACHE" not in os.environ:  # nothing that is tuned or fetched here is l
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "testing")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "testing")
 
-ROOT = Path(__file__).parent.parent
-
-import builders  # noqa: E402
-import drilling  # noqa: E402
-import faulty  # noqa: E402
-import psutil  # noqa: E402
-import pytest  # noqa: E402
+import psutil
+import pytest
+from support import builders, drilling, faulty
+from support.places import ROOT, free_port
 
 
 class Models:
@@ -66,12 +62,6 @@ class Cluster:
 
     address: str
     dashboard: str
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

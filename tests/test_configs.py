@@ -1,13 +1,12 @@
 """The configs that the README shows: every one is valid, runs a known task and is named there."""
 
-from pathlib import Path
-
 import pytest
+from support.places import ROOT
 
 from dray.pipelines.config import load_config
-from dray.pipelines.tasks.table import TASKS, find_task
+from dray.pipelines.tasks.names import find_task
+from dray.pipelines.tasks.table import TASKS
 
-ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 

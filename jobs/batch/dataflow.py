@@ -34,14 +34,12 @@ def read(data: Input, left: Sequence[Piece], finished: KeySet, plan: Plan) -> Da
 
 def build(rows: Dataset, job: Job, plan: Plan, ledger: ActorHandle) -> Dataset:
     """Rows with arguments -> rows with `prediction`, of the job's type, or `error`."""
-    worker = Worker(
-        job.config, job.schema, plan.threads, plan.model.gpus > 0, ledger, identity=job.identity, tuning_s=plan.tuning_s
-    )
+    worker = Worker(job.model, job.schema, plan.threads, plan.model.gpus > 0, ledger, plan.tuning_s)
     if plan.layout == "fused":
         return _pool(rows, Fused, plan.model, plan, worker)
     assert plan.preprocess is not None
     assert plan.postprocess is not None
-    helper = Worker(job.config, job.schema, threads=1, accelerator=False, ledger=ledger)
+    helper = Worker(job.model, job.schema, threads=1, accelerator=False, ledger=ledger)
     rows = _pool(rows, Preprocess, plan.preprocess, plan, helper)
     rows = _pool(rows, Forward, plan.model, plan, worker)
     if plan.gather is not None:

@@ -16,7 +16,7 @@ from dray.jobs.cluster.plan import Plan
 from dray.jobs.storage.folder import PRECISION
 from dray.pipelines.config import JobConfig
 from dray.pipelines.engine.precision import choose, processor_has_bfloat16
-from dray.pipelines.phases.phases import Item
+from dray.pipelines.phases.item import Item
 
 ROWS = 16  # that are run in both precisions
 
@@ -59,7 +59,7 @@ def _may_be_fast(plan: Plan) -> bool:
 
 
 def _tried(job: Job, plan: Plan) -> tuple[str, str]:
-    worker = Worker(job.config, job.schema, plan.threads, plan.model.gpus > 0, identity=job.identity)
+    worker = Worker(job.model, job.schema, plan.threads, plan.model.gpus > 0)
     options = {"num_cpus": plan.model.cpus, "num_gpus": plan.model.gpus}
     trial = ray.remote(max_calls=1, **options)(_choose)  # one: the process ends with it, and with it torch and two models
     try:
@@ -71,4 +71,4 @@ def _tried(job: Job, plan: Plan) -> tuple[str, str]:
 def _choose(worker: Worker, table: pa.Table) -> tuple[str, str]:
     phases = worker.load(weights=True)
     items = [item for item in rows.items(table, phases) if isinstance(item, Item)]
-    return choose(phases, items, worker.config.errors.timeout_s)
+    return choose(phases, items, worker.model.config.errors.timeout_s)

@@ -69,7 +69,7 @@ def run(
     """
     started = started or time.time()
     with Cluster(address) as cluster:
-        job = check(config, fresh, again=again, meanwhile=cluster.begin)
+        job = check(config, fresh, again=again, on_input=cluster.begin)
         assert job.lease is not None
         try:
             return _run(job, cluster, started)
@@ -86,7 +86,7 @@ def _run(job: Job, cluster: Cluster, started: float) -> dict[str, object]:
         if job.rows_left:
             cluster.connect()
             plan = make_plan(free_nodes(job.config.engine), job.config.engine, job.work)
-            job = dataclasses.replace(job, config=decided(job, plan))
+            job = dataclasses.replace(job, resolved=job.resolved.with_config(decided(job, plan)))
             plan = _until_done(job, plan, written)
         _balance(job, written)
     except JobError as error:

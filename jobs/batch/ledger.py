@@ -23,7 +23,7 @@ from ray.exceptions import RayError
 from dray.jobs.columns import KEY
 from dray.pipelines.engine.watchdog import Watch, Work
 from dray.pipelines.errors import RowError
-from dray.pipelines.phases.phases import Item
+from dray.pipelines.phases.item import Item
 
 DEATHS = 2  # of workers that were working on one row and no other: the row is to blame
 REACH_S = 10.0  # for which a worker tries to reach the ledger

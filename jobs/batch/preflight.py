@@ -11,27 +11,29 @@ import numpy as np
 import pyarrow as pa
 
 from dray.jobs.batch.datasource import Piece, first_rows, pieces
+from dray.jobs.batch.resolved import ResolvedJob, resolve
 from dray.jobs.batch.rows import items
 from dray.jobs.cluster.plan import THREADS, Work
 from dray.jobs.columns import ARGUMENT
-from dray.jobs.inputs.dataset import Input, open_input
+from dray.jobs.inputs.dataset import Input
 from dray.jobs.inputs.inventory import write_inventory
 from dray.jobs.keys import KeySet
 from dray.jobs.outputs.fingerprint import claim, fingerprint, refuse_different
-from dray.jobs.outputs.finished import Books, known_files, open_books
+from dray.jobs.outputs.finished import FinishedRows, finished_rows
 from dray.jobs.outputs.lease import Lease
 from dray.jobs.outputs.retry import failed_rows
-from dray.jobs.storage.folder import Folder, output_folder
+from dray.jobs.storage.folder import Folder
 from dray.pipelines.config import JobConfig
 from dray.pipelines.engine.tuning_cache import recall_threads
-from dray.pipelines.errors import ConfigError, ModelError, OutputError, RowError, first_line
+from dray.pipelines.errors import ConfigError, ModelError, RowError, first_line
 from dray.pipelines.internals.linear import speed
 from dray.pipelines.media import values
-from dray.pipelines.models.loading import load_phases, model_identity, pinned, resolve_task
-from dray.pipelines.tasks import table
+from dray.pipelines.models.loading import load_phases
+from dray.pipelines.models.resolved import ResolvedModel
 
 if TYPE_CHECKING:
-    from dray.pipelines.phases.phases import Item, Phases
+    from dray.pipelines.phases.item import Item
+    from dray.pipelines.phases.phases import Phases
 
 
 SAMPLE = 16  # rows looked at before the job starts
@@ -44,26 +46,46 @@ class Job:
     """A config that has been checked completely: its model loads, its input is there, its output is ours.
 
     Attributes:
+        resolved: what the config means.
         finished: the rows that are not to be done.
+        left: the pieces of the input that hold others.
         earlier: how many rows earlier runs have finished.
         failed_earlier: how many of these have failed.
-        identity: of the model: its commit, or a hash of its files.
+        work: what there is to do.
+        schema: of a prediction.
         is_float32: whether the model's weights would be loaded in float32.
         lease: None of a job that is only looked at.
     """
 
-    config: JobConfig
-    data: Input
-    output: Folder
+    resolved: ResolvedJob
     finished: KeySet
     left: list[Piece]
     earlier: int
     failed_earlier: int
     work: Work
     schema: pa.DataType
-    identity: str
     is_float32: bool
     lease: Lease | None
+
+    @property
+    def config(self) -> JobConfig:
+        """The job's config, with nothing left to choose."""
+        return self.resolved.config
+
+    @property
+    def model(self) -> ResolvedModel:
+        """The model and its task."""
+        return self.resolved.model
+
+    @property
+    def data(self) -> Input:
+        """The input."""
+        return self.resolved.data
+
+    @property
+    def output(self) -> Folder:
+        """The output folder."""
+        return self.resolved.output
 
     @property
     def rows_left(self) -> int:
@@ -76,7 +98,7 @@ def check(
     fresh: bool = False,
     dry: bool = False,
     again: bool = False,
-    meanwhile: Callable[[], None] | None = None,
+    on_input: Callable[[], None] | None = None,
 ) -> Job:
     """Checks everything that can be checked before a worker starts, and claims the output folder.
 
@@ -85,59 +107,53 @@ def check(
         fresh: delete what earlier runs have written.
         dry: leave the output folder alone, and count all rows as left.
         again: do the rows that have failed in earlier runs, and no others.
-        meanwhile: called when the input and the place for the output are known and the model's libraries are about to be
-            loaded, which takes seconds; not where an earlier run may have left nothing to do.
+        on_input: as of `resolve`.
 
     Raises:
         UsageError: what is wrong, and what to do.
     """
-    task = resolve_task(config)
-    output = output_folder(config)
-    known = {} if fresh else known_files(output, again)
-    data = open_input(config, task, known)
-    _refuse_inside(output, data)
-    if meanwhile is not None and not known:
-        meanwhile()
-    phases = load_phases(config, weights=False)
-    identity = model_identity(config, phases)
-    work = fingerprint(config, task, data.columns, identity)
-    lease = None if dry else Lease(output)
-    if lease is not None:
-        lease.take()
+    resolved = resolve(config, forget=fresh, again=again, on_input=on_input)
+    phases = load_phases(resolved.model, weights=False)
+    if dry:
+        return _checked(resolved, phases, FinishedRows(), None, is_known=False)
+    lease = Lease(resolved.output)
+    lease.take()
     try:
-        books, is_known = Books(), False
-        if not (dry or fresh):
-            is_known = refuse_different(output, work)
-            books = open_books(config, output, data, known, again)
-        left = pieces(data, books.finished)
-        sample = first_rows(data, left, SAMPLE)
-        if not is_known:  # an earlier run has; what is left may be just the rows that no pipeline takes
-            _try_out(phases, sample)
-        schema = phases.schema({name.removeprefix(ARGUMENT): sample[name].type for name in sample.column_names})
-        if config.output.subtitles and "chunks" not in str(schema):
-            raise ConfigError("output.subtitles: set parameters.return_timestamps, or there is nothing to time them by")
-        if not dry:
-            claim(output, work, config, fresh)
-            write_inventory(output, known, data.sources)
-        rows = data.rows - data.finished_rows(books.finished)
-        return Job(
-            config=pinned(config, task, identity),
-            data=data,
-            output=output,
-            finished=books.finished,
-            left=left,
-            earlier=books.earlier,
-            failed_earlier=0 if dry else failed_rows(output),
-            work=_work(phases, data, sample, rows, recall_threads(identity, task.name) or THREADS),
-            schema=schema,
-            identity=identity,
-            is_float32=phases.is_float32,
-            lease=lease,
-        )
+        work, is_known, finished = fingerprint(resolved.model, resolved.data.columns), False, FinishedRows()
+        if not fresh:
+            is_known = refuse_different(resolved.output, work)
+            finished = finished_rows(config, resolved.output, resolved.data, resolved.known, again)
+        job = _checked(resolved, phases, finished, lease, is_known)
+        claim(resolved.output, work, config, fresh)
+        write_inventory(resolved.output, resolved.known, resolved.data.sources)
+        return dataclasses.replace(job, failed_earlier=failed_rows(resolved.output))
     except BaseException:
-        if lease is not None:
-            lease.release()
+        lease.release()
         raise
+
+
+def _checked(resolved: ResolvedJob, phases: Phases, finished: FinishedRows, lease: Lease | None, is_known: bool) -> Job:
+    """The job. `is_known`: an earlier run has tried rows out; what is left may be just those that no pipeline takes."""
+    data, config = resolved.data, resolved.config
+    left = pieces(data, finished.keys)
+    sample = first_rows(data, left, SAMPLE)
+    if not is_known:
+        _try_out(phases, sample)
+    schema = phases.schema({name.removeprefix(ARGUMENT): sample[name].type for name in sample.column_names})
+    if config.output.subtitles and "chunks" not in str(schema):
+        raise ConfigError("output.subtitles: set parameters.return_timestamps, or there is nothing to time them by")
+    threads = recall_threads(resolved.model.identity, resolved.task.name) or THREADS
+    return Job(
+        resolved=resolved,
+        finished=finished.keys,
+        left=left,
+        earlier=finished.earlier,
+        failed_earlier=0,
+        work=_work(phases, data, sample, data.rows - data.finished_rows(finished.keys), threads),
+        schema=schema,
+        is_float32=phases.is_float32,
+        lease=lease,
+    )
 
 
 def _try_out(phases: Phases, sample: pa.Table) -> None:
@@ -186,13 +202,6 @@ def _with_stand_ins(phases: Phases, item: Item) -> Item:
     return dataclasses.replace(item, values=stand_ins)
 
 
-def _refuse_inside(output: Folder, data: Input) -> None:
-    """Raises OutputError where the next run would read this one's results."""
-    for source in data.sources:
-        if source.path.startswith(output.path + "/"):
-            raise OutputError(f"output.path: {output.url} holds the input {source.name}; choose another folder")
-
-
 def _work(phases: Phases, data: Input, sample: pa.Table, rows: int, threads: int) -> Work:
     """Costs by rule of thumb: two operations per weight and position."""
     weights = sum(parameter.numel() for parameter in phases.pipe.model.parameters())
@@ -207,9 +216,9 @@ def _positions(phases: Phases, data: Input, sample: pa.Table) -> float:
     """Positions (tokens, frames, patches) of an average row, by the bytes of its cell or file."""
     argument = next((ARGUMENT + name for name in phases.task.inputs if ARGUMENT + name in sample.column_names), None)
     cell_bytes = sample[argument].nbytes / max(1, sample.num_rows) if argument else 0
-    if phases.task.elements == table.IMAGE:
+    if phases.task.modality in ("image", "video"):
         return 256
-    if phases.task.elements == table.AUDIO:
+    if phases.task.modality == "audio":
         # 16 kB of compressed audio are a second, and a second 50 frames. Behind a path may be anything; say a minute.
         sizes = [source.size for source in data.sources if source.is_media]
         if sizes:
@@ -217,6 +226,6 @@ def _positions(phases: Phases, data: Input, sample: pa.Table) -> float:
         elif argument and pa.types.is_string(sample[argument].type):
             cell_bytes = 60 * 16_000
         return max(1.0, 50 * cell_bytes / 16_000)
-    new_tokens = GENERATED_TOKENS if phases.task.elements == table.GENERATED else 0
+    new_tokens = GENERATED_TOKENS if phases.task.generates else 0
     limit = getattr(phases.pipe.model.config, "max_position_embeddings", None) or 4096
     return max(1.0, min(cell_bytes / 4 + new_tokens, limit))

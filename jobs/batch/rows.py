@@ -15,7 +15,8 @@ from dray.jobs.columns import ARGUMENT, ERROR, ERRORS, ID, KEEP, KEY, METER, POS
 from dray.pipelines.engine.block import Outcome
 from dray.pipelines.errors import RowError, first_line
 from dray.pipelines.meter import Meter
-from dray.pipelines.phases.phases import Item, Phases
+from dray.pipelines.phases.item import Item
+from dray.pipelines.phases.phases import Phases
 from dray.pipelines.tasks.arrow import to_arrow
 
 _AS_PYTHON = operator.methodcaller("as_py")
@@ -55,7 +56,7 @@ def row_options(table: pa.Table, phases: Phases) -> list[Mapping[str, object]]:
 def _option_columns(table: pa.Table, phases: Phases) -> dict[str, pa.ChunkedArray]:
     """Argument -> column, for those columns of arguments that are not part of the item, or are needed late as well."""
     names = [name.removeprefix(ARGUMENT) for name in table.column_names if name.startswith(ARGUMENT)]
-    return {name: table[ARGUMENT + name] for name in names if name not in phases.task.early}
+    return {name: table[ARGUMENT + name] for name in names if name not in phases.task.preprocess_only}
 
 
 def _given(columns: Mapping[str, pa.ChunkedArray], row: int, read: Callable[[pa.Scalar], object]) -> dict[str, object]:
@@ -84,7 +85,7 @@ def carried(table: pa.Table, phases: Phases | None = None) -> pa.Table:
     """Key, id, source, position and kept columns; with `phases` also the call arguments that later phases need."""
     names = [name for name in table.column_names if name in (KEY, ID, SOURCE, POSITION) or name.startswith(KEEP)]
     if phases is not None:
-        inputs = [ARGUMENT + name for name in phases.task.early]
+        inputs = [ARGUMENT + name for name in phases.task.preprocess_only]
         names += [name for name in table.column_names if name.startswith(ARGUMENT) and name not in inputs]
     return table.select(names)
 

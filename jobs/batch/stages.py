@@ -18,7 +18,7 @@ from dray.pipelines.engine.forward import forward_parts
 from dray.pipelines.errors import RowError
 from dray.pipelines.media.fetch import ahead
 from dray.pipelines.meter import Meter
-from dray.pipelines.phases.phases import Item
+from dray.pipelines.phases.item import Item
 from dray.pipelines.tasks.arrow import decode, encode
 
 SEGMENT_PARTS = 16  # model inputs in one row between phases

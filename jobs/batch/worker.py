@@ -15,12 +15,12 @@ from dray.jobs.batch.ledger import Guard
 from dray.jobs.batch.memory import peak_bytes
 from dray.jobs.storage.s3 import install
 from dray.pipelines.batching.parts import Part
-from dray.pipelines.config import JobConfig
 from dray.pipelines.engine.model_threads import Lanes
 from dray.pipelines.engine.tuning_cache import Tuner
 from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.meter import Meter
 from dray.pipelines.models.loading import in_passing_thread, load_phases
+from dray.pipelines.models.resolved import ResolvedModel
 from dray.pipelines.phases.phases import Phases
 
 
@@ -29,20 +29,19 @@ class Worker:
     """What an actor needs to make its pipeline.
 
     Attributes:
+        model: the model, its task and the job's config.
         schema: of a prediction.
         threads: of torch.
         accelerator: whether the actor was given one.
         ledger: of the job; None where nobody is to hear what becomes of the worker.
-        identity: of the model: its commit, or a hash of its files.
         tuning_s: seconds that may be spent on finding how large a batch should be, where that is not known.
     """
 
-    config: JobConfig
+    model: ResolvedModel
     schema: pa.DataType
     threads: int
     accelerator: bool
     ledger: ActorHandle | None = None
-    identity: str = ""
     tuning_s: float = 0.0
 
     def load(self, weights: bool) -> Phases:
@@ -52,7 +51,7 @@ class Worker:
         install()
         torch.set_num_threads(self.threads)
         device = "cuda" if self.accelerator and torch.cuda.is_available() else "cpu"
-        return in_passing_thread(lambda: load_phases(self.config, weights, device))
+        return in_passing_thread(lambda: load_phases(self.model, weights, device))
 
     def lanes(self, phases: Phases) -> Lanes:
         """The threads that run the model of `phases`, which this worker has loaded; torch has theirs from now on."""
@@ -60,11 +59,11 @@ class Worker:
 
     def tuner(self, phases: Phases) -> Tuner:
         """The limits of the batches of `phases`, which this worker has loaded: of one with as many threads as torch now has."""
-        return Tuner(phases, self.config.engine.batch, self.identity, self.tuning_s)
+        return Tuner(phases, self.model.config.engine.batch, self.model.identity, self.tuning_s)
 
     def guard(self, operator: str) -> tuple[Watch, Guard]:
         """What looks after the worker: its own watch, and its side of the ledger."""
-        watch = Watch(self.config.errors.timeout_s)
+        watch = Watch(self.model.config.errors.timeout_s)
         return watch, Guard(self.ledger, watch, operator)
 
 

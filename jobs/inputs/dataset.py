@@ -22,7 +22,7 @@ from dray.jobs.keys import Keys, KeySet
 from dray.jobs.storage.s3 import is_transient
 from dray.pipelines.config import JobConfig, nearest
 from dray.pipelines.errors import InputError, reason
-from dray.pipelines.tasks.table import Task
+from dray.pipelines.tasks.task import Task
 
 if TYPE_CHECKING:
     import fsspec

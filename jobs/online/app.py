@@ -78,7 +78,7 @@ def make_app(
 async def _streamed(request: Request, service: Service, asked: huggingface.Asked) -> Response:
     """Generated text as Hugging Face's client reads it: an event for each piece, the last with the whole text."""
     are_several = any(asked.items[0].options.get(name) not in (None, 1) for name in ("num_return_sequences", "num_beams"))
-    if asked.is_list or are_several or service.task.name not in openai_routes.TEXT:
+    if asked.is_list or are_several or "chat/completions" not in service.task.endpoints:
         raise RequestError("stream: one text is generated at a time, and one answer to it")
     telling = Telling(service, asked.items[0])
     await telling.begun(request)

@@ -20,6 +20,7 @@ from dray.jobs.online.deployment import GRACE_S, build
 from dray.pipelines.config import JobConfig, ServeConfig
 from dray.pipelines.errors import ConfigError, JobError
 from dray.pipelines.models.loading import load_phases
+from dray.pipelines.models.resolved import resolve_model
 
 NAME = "dray"  # of the application
 
@@ -160,7 +161,7 @@ class _Direct(_Proxied):
 
 def _check(config: JobConfig) -> None:
     """Raises UsageError where this machine cannot serve the config."""
-    load_phases(config.model_copy(update={"input": config.input.model_copy(update={"format": None})}), weights=False)
+    load_phases(resolve_model(config), weights=False)
     _refuse_taken(config.serve)
 
 

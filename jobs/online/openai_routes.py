@@ -16,11 +16,10 @@ from dray.jobs.online.requests import Telling, body_of, event, outcomes, replaye
 from dray.pipelines.errors import DrayError, RequestError
 from dray.pipelines.media.admission import Admission
 from dray.pipelines.online.service import Service
-from dray.pipelines.phases.phases import Item
+from dray.pipelines.phases.item import Item
 from dray.pipelines.protocols import openai, openai_speech, openai_text, openai_vectors
 from dray.pipelines.protocols.huggingface import parsed
 
-SPEECH, VECTORS, TEXT = "automatic-speech-recognition", "feature-extraction", ("text-generation", "image-text-to-text")
 FORM_FIELDS = 32
 FORM = {
     "type": "object",
@@ -38,9 +37,9 @@ def add(app: FastAPI, service: Service, admission: Admission, name: str) -> None
         """The one model there is."""
         return openai.models(name, since)
 
-    if service.task.name == SPEECH:
+    if service.task.transcribes:
         _add_speech(app, service, admission, name)
-    elif service.task.name == VECTORS:
+    elif service.task.embeds:
 
         @app.post("/v1/embeddings", openapi_extra=taking(openai.Embed.model_json_schema()))
         async def embeddings(request: Request) -> Response:
@@ -50,7 +49,7 @@ def add(app: FastAPI, service: Service, admission: Admission, name: str) -> None
             tokens = round(sum(outcome.meter.elements for outcome in found))
             return JSONResponse(openai_vectors.embeddings(asked, name, [outcome.prediction for outcome in found], tokens))
 
-    elif service.task.name in TEXT:
+    elif "chat/completions" in service.task.endpoints:
         _add_text(app, service, admission, name)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST"], include_in_schema=False)

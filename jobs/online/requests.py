@@ -15,7 +15,7 @@ from starlette.types import Message, Receive
 from dray.pipelines.engine.block import Outcome
 from dray.pipelines.errors import RequestError
 from dray.pipelines.online.service import Service
-from dray.pipelines.phases.phases import Item
+from dray.pipelines.phases.item import Item
 
 T = TypeVar("T")
 AT_ONCE = 64  # items of one request that are under way

@@ -23,19 +23,12 @@ from dray.pipelines.errors import DrayError
 from dray.pipelines.media import subtitles
 from dray.pipelines.media.values import image, images, recording, samples, video
 from dray.pipelines.online.service import Service
-from dray.pipelines.phases.phases import Item
+from dray.pipelines.phases.item import Item
 from dray.pipelines.protocols.huggingface import plain_json
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SCORED = (
-    "audio-classification", "image-classification", "text-classification", "video-classification",
-    "zero-shot-audio-classification", "zero-shot-image-classification",
-)  # fmt: skip
-BOXED = "object-detection", "zero-shot-object-detection"
-WRITTEN = "any-to-any", "image-text-to-text", "text-generation"
-SPEECH, SEGMENTS, WORDS, SOUND = "automatic-speech-recognition", "image-segmentation", "token-classification", "text-to-audio"
 LABELS = "candidate_labels"
 MEDIA_FIELDS: Mapping[object, str] = {
     recording: "audio", samples: "audio", image: "image", images: "image", video: "video"
@@ -128,7 +121,7 @@ def item_of(service: Service, values: Values) -> Item:
             given[argument] = Path(value).read_bytes() if _kind(service, argument) != "text" else str(value)
     if not given:
         raise DrayError("there is nothing to work on yet")
-    if service.task.name == SPEECH:
+    if service.task.transcribes:
         options |= _timestamps(service)
     return Item(given, options)
 
@@ -142,7 +135,7 @@ def _timestamps(service: Service) -> dict[str, object]:
 
 def _shown(service: Service) -> list[str]:
     names = [name for name in service.task.inputs if name not in ("text_pair", "word_boxes")]
-    return [*names, LABELS] if service.task.name.startswith("zero-shot") else names
+    return [*names, LABELS] if service.task.takes_labels else names
 
 
 def _kind(service: Service, argument: str) -> str:
@@ -169,43 +162,75 @@ def _field(service: Service, argument: str) -> Any:  # noqa: ANN401  # a compone
 
 def view_of(service: Service) -> View:
     """How predictions of the service's task are shown."""
+    make = VIEWS.get(service.task.view)
+    return make() if make else View([_component("JSON", "Prediction")], lambda found, values: [json.loads(plain_json(found))])
+
+
+def _component(kind: str, label: str, name: str = "found", **options: object) -> Any:  # noqa: ANN401  # a component
+    """One of Gradio's, to be placed later."""
     import gradio as gr
 
-    task = service.task.name
-    if task == SPEECH:
-        components = [
-            gr.Textbox(label="Text", lines=4, render=False, elem_id="text"),
-            gr.Audio(label="With subtitles", interactive=False, render=False, elem_id="player"),
-            gr.Dataframe(headers=["from", "to", "text"], label="Timestamps", render=False, elem_id="times"),
-            gr.File(label="Subtitles", file_count="multiple", render=False, elem_id="subtitles"),
-        ]
-        return View(components, _speech)
-    if task in SCORED:
-        return View([_labels()], lambda prediction, values: [_scores(prediction)])
-    if task == "zero-shot-classification":
-        return View([_labels()], lambda found, values: [dict(zip(found["labels"], found["scores"], strict=True))])
-    if task in (*BOXED, SEGMENTS):
-        component = gr.AnnotatedImage(label="Found", render=False, elem_id="found")
-        return View([component], _boxes if task in BOXED else _segments)
-    if task == WORDS:
-        component = gr.HighlightedText(label="Entities", render=False, elem_id="found")
-        return View([component], lambda found, values: [{"text": values["text"], "entities": list(map(_entity, found))}])
-    if task in WRITTEN:
-        return View([gr.Textbox(label="Text", lines=8, render=False, elem_id="text")], lambda found, values: [_written(found)])
-    if task == SOUND:
-        player = gr.Audio(label="Sound", render=False, elem_id="player")
-        return View([player], lambda found, values: [_file(found["audio"], "sound.flac")])
-    if task == "depth-estimation":
-        return View([gr.Image(label="Depth", render=False, elem_id="found")], lambda found, values: [_picture(found["depth"])])
-    return View(
-        [gr.JSON(label="Prediction", render=False, elem_id="found")], lambda found, values: [json.loads(plain_json(found))]
-    )
+    return getattr(gr, kind)(label=label, render=False, elem_id=name, **options)
+
+
+def _transcript_view() -> View:
+    components = [
+        _component("Textbox", "Text", "text", lines=4),
+        _component("Audio", "With subtitles", "player", interactive=False),
+        _component("Dataframe", "Timestamps", "times", headers=["from", "to", "text"]),
+        _component("File", "Subtitles", "subtitles", file_count="multiple"),
+    ]
+    return View(components, _speech)
+
+
+def _scores_view() -> View:
+    return View([_labels()], lambda prediction, values: [_scores(prediction)])
+
+
+def _ranking_view() -> View:
+    return View([_labels()], lambda found, values: [dict(zip(found["labels"], found["scores"], strict=True))])
+
+
+def _boxes_view() -> View:
+    return View([_component("AnnotatedImage", "Found")], _boxes)
+
+
+def _segments_view() -> View:
+    return View([_component("AnnotatedImage", "Found")], _segments)
+
+
+def _entities_view() -> View:
+    component = _component("HighlightedText", "Entities")
+    return View([component], lambda found, values: [{"text": values["text"], "entities": list(map(_entity, found))}])
+
+
+def _text_view() -> View:
+    return View([_component("Textbox", "Text", "text", lines=8)], lambda found, values: [_written(found)])
+
+
+def _sound_view() -> View:
+    return View([_component("Audio", "Sound", "player")], lambda found, values: [_file(found["audio"], "sound.flac")])
+
+
+def _depth_view() -> View:
+    return View([_component("Image", "Depth")], lambda found, values: [_picture(found["depth"])])
+
+
+VIEWS: Mapping[str, Callable[[], View]] = {
+    "transcript": _transcript_view,
+    "scores": _scores_view,
+    "ranking": _ranking_view,
+    "boxes": _boxes_view,
+    "segments": _segments_view,
+    "entities": _entities_view,
+    "text": _text_view,
+    "sound": _sound_view,
+    "depth": _depth_view,
+}
 
 
 def _labels() -> Any:  # noqa: ANN401  # a component
-    import gradio as gr
-
-    return gr.Label(num_top_classes=SHOWN, label="Labels", render=False, elem_id="found")
+    return _component("Label", "Labels", num_top_classes=SHOWN)
 
 
 def _scores(prediction: Any) -> dict[str, float]:  # noqa: ANN401  # records

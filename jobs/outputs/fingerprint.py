@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from importlib.metadata import version
 
 from dray.jobs.inputs.dataset import Columns
 from dray.jobs.inputs.inventory import INVENTORY
@@ -14,9 +13,9 @@ from dray.jobs.outputs.retry import RETRIED
 from dray.jobs.storage.folder import BATCH_ERRORS, BATCH_OUTPUT, PRECISION, REPORT, STATE, SUMMARY, Folder
 from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import OutputError, reason
-from dray.pipelines.models.choosing import named_model
-from dray.pipelines.tasks.table import Task
+from dray.pipelines.models.resolved import ResolvedModel
 
+NOT_COMPARED = ("version of transformers",)  # which earlier versions of dray wrote here; now it is in each data file
 FINGERPRINT = f"{STATE}/fingerprint.json"
 CONFIG = f"{STATE}/config.json"
 RESULTS = 2  # raised when rows get other keys or results than before
@@ -30,14 +29,14 @@ SECRET = re.compile(
 )
 
 
-def fingerprint(config: JobConfig, task: Task, columns: Columns, model: str) -> dict[str, object]:
-    """What must be the same for two runs to share an output folder. `model` is a hash of the weights or a commit."""
-    name, revision = named_model(config, task.name)
+def fingerprint(model: ResolvedModel, columns: Columns) -> dict[str, object]:
+    """What must be the same for two runs to share an output folder."""
+    config = model.config
     return {
-        "task": task.name,
-        "model": name,
-        "revision": revision,
-        "weights": model,
+        "task": model.task.name,
+        "model": model.name,
+        "revision": model.revision,
+        "weights": model.identity,
         "parameters": dict(config.parameters),
         "model_kwargs": without_secrets(config.model_kwargs, None),
         "dtype": config.engine.dtype,
@@ -48,7 +47,6 @@ def fingerprint(config: JobConfig, task: Task, columns: Columns, model: str) -> 
         "keep": list(columns.keep),
         "format": config.output.format,
         "version of dray's results": RESULTS,
-        "version of transformers": version("transformers"),
     }
 
 
@@ -109,7 +107,7 @@ def claim(output: Folder, work: Mapping[str, object], config: JobConfig, fresh: 
 
 def _refuse_different(url: str, earlier: Mapping[str, object], work: Mapping[str, object]) -> None:
     before, now = dict(_leaves(earlier)), dict(_leaves(json.loads(json.dumps(work, default=str))))
-    for key in sorted(before.keys() | now.keys()):
+    for key in sorted((before.keys() | now.keys()) - set(NOT_COMPARED)):
         if before.get(key) != now.get(key):
             raise OutputError(
                 f"output.path: {url} holds the result of a run where {key} was {before.get(key)!r}, not {now.get(key)!r}; "

@@ -18,15 +18,15 @@ from dray.pipelines.errors import OutputError, reason
 
 
 @dataclass(frozen=True)
-class Books:
+class FinishedRows:
     """Which rows are not to be done.
 
     Attributes:
-        finished: their keys.
+        keys: of these rows.
         earlier: how many rows earlier runs have finished.
     """
 
-    finished: KeySet = field(default_factory=KeySet)
+    keys: KeySet = field(default_factory=KeySet)
     earlier: int = 0
 
 
@@ -39,7 +39,7 @@ def known_files(output: Folder, again: bool) -> Inventory:
     return {name: source for name, source in known.items() if not (again and source.damaged)}
 
 
-def open_books(config: JobConfig, output: Folder, data: Input, known: Inventory, again: bool) -> Books:
+def finished_rows(config: JobConfig, output: Folder, data: Input, known: Inventory, again: bool) -> FinishedRows:
     """Takes back what was not committed, and rows whose files have changed; then says what is finished.
 
     Args:
@@ -64,12 +64,12 @@ def open_books(config: JobConfig, output: Folder, data: Input, known: Inventory,
     if len(mended):
         finished = finished.without(release(output, mended))
     if not again:
-        return Books(finished, data.finished_rows(finished))
+        return FinishedRows(finished, data.finished_rows(finished))
     release(output)
     finished, released = finished_keys(output), released_keys(output)  # with those that an interrupted retry has left
     failed = KeySet.union([released, _mended(data, released)]).without(finished)
     everything = KeySet.between(source.keys for source in data.sources)
-    return Books(everything.without(failed), data.finished_rows(finished))
+    return FinishedRows(everything.without(failed), data.finished_rows(finished))
 
 
 def _mended(data: Input, released: KeySet) -> KeySet:

@@ -22,6 +22,7 @@ from dray.jobs.outputs.commits import CHECKPOINT, TaskFiles
 from dray.jobs.storage.folder import Folder
 from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import reason
+from dray.pipelines.models.resolved import ResolvedModel
 
 NAMED = 3  # rows that a problem names
 Row = dict[str, Any]
@@ -32,18 +33,23 @@ class VerifiedJob:
     """What is verified.
 
     Attributes:
-        config: the job's.
+        model: the model, its task and the job's config.
         data: the input, as it is now.
         output: where the results are.
         known: the files of the input, as the runs before knew them.
         schema: of a prediction.
     """
 
-    config: JobConfig
+    model: ResolvedModel
     data: Input
     output: Folder
     known: Inventory
     schema: pa.DataType
+
+    @property
+    def config(self) -> JobConfig:
+        """The job's."""
+        return self.model.config
 
     @property
     def names_rows(self) -> bool:

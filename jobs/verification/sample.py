@@ -44,7 +44,7 @@ def sampled(
     missed = f"; {counted(lost, 'more row')} could not be found for certain in the input" if lost else ""
     if not found:
         return f"no rows{missed}", []
-    phases = load_phases(job.config, weights=True, device=device())
+    phases = load_phases(job.model, weights=True, device=device())
     limit, largest, wrong = tolerance_of(phases) if tolerance is None else tolerance, 0.0, []
     for row, table in found:
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dray.pipelines.batching.parts import Inputs, Output, Part
-from dray.pipelines.internals.generation import continues_prompts
+from dray.pipelines.internals.generation import CACHES, continues_prompts
 
 if TYPE_CHECKING:
     import torch
@@ -62,11 +62,11 @@ def split(outputs: object, count: int, was_collated: bool = False) -> list[Outpu
 
     `was_collated`: so was a single part, and what is no tensor in it is in a list.
     """
-    if count == 1 and not was_collated and not (isinstance(outputs, dict) and "past_key_values" in outputs):
+    if count == 1 and not was_collated and not (isinstance(outputs, dict) and any(name in outputs for name in CACHES)):
         return [outputs]
     if not isinstance(outputs, dict):
         raise TypeError(f"the model's output is a {type(outputs).__name__}, which cannot be split into items")
-    kept = [key for key in outputs if key != "past_key_values"]
+    kept = [key for key in outputs if key not in CACHES]
     if count == 1 and not was_collated:
         return [type(outputs)({key: outputs[key] for key in kept})]
     # The class stays, for postprocessing may ask a ModelOutput for its first field.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dray.pipelines.batching.collating import collate
 from dray.pipelines.batching.padding import Sharing
 from dray.pipelines.batching.parts import Inputs, Part
+from dray.pipelines.internals.compiling import mark_sequences
 
 if TYPE_CHECKING:
     import torch
@@ -38,17 +39,12 @@ def compile_model(pipe: Pipeline) -> None:
 
 
 def _mark(model: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-    """Says of sequences of one of LENGTHS that their length is a constant, and their number is not.
-
-    torch would make a variable of the length when it sees a second one, and a constant of the number; and it forgets what it
-    was told of a tensor when that is copied, so this is done at the last moment.
-    """
+    """Marks sequences of one of LENGTHS for the compiler, at the last moment: a copied tensor has lost its marks."""
     import torch
 
     for value in named.values():
         if isinstance(value, torch.Tensor) and value.ndim >= 2 and value.shape[1] in LENGTHS:
-            torch._dynamo.maybe_mark_dynamic(value, 0)
-            torch._dynamo.mark_static(value, 1)
+            mark_sequences(value)
 
 
 def bucket(pipe: Pipeline, inputs: Mapping[str, Any]) -> int:

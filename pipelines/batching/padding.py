@@ -21,32 +21,32 @@ class Sharing(enum.Enum):
     ALONE = "alone"
 
 
-def nothing(pipe: Pipeline, inputs: Inputs, during: Inputs) -> Hashable:
+def nothing(pipe: Pipeline, inputs: Inputs, forward_params: Inputs) -> Hashable:
     """Every part is a batch: the pipeline cannot batch the task, or padding would change its results."""
     return Sharing.ALONE
 
 
-def equal_shapes(pipe: Pipeline, inputs: Inputs, during: Inputs) -> Hashable:
+def equal_shapes(pipe: Pipeline, inputs: Inputs, forward_params: Inputs) -> Hashable:
     """Parts whose tensors have equal shapes share batches."""
     return tuple((name, _shape(value)[1:]) for name, value in sorted(inputs.items()))
 
 
-def equal_but_for_padding(pipe: Pipeline, inputs: Inputs, during: Inputs) -> Hashable:
+def equal_but_for_padding(pipe: Pipeline, inputs: Inputs, forward_params: Inputs) -> Hashable:
     """Sequences may differ in length if a mask tells the model what is padding; all else is of equal shape."""
     length = _shape(inputs.get("attention_mask"))[1:2]
     # Who pads on the left without continuing prompts counts positions from the padding on.
     is_shifted = pipe.tokenizer is not None and pipe.tokenizer.padding_side == "left" and not continues_prompts(pipe)
-    if not length or is_shifted or (continues_prompts(pipe) and depends_on_prompt(pipe, during)):
-        return equal_shapes(pipe, inputs, during)
+    if not length or is_shifted or (continues_prompts(pipe) and depends_on_prompt(pipe, forward_params)):
+        return equal_shapes(pipe, inputs, forward_params)
     return tuple(
         (name, shape[2:] if shape[1:2] == length else shape[1:])
         for name, shape in ((name, _shape(value)) for name, value in sorted(inputs.items()))
     )
 
 
-def same_texts(pipe: Pipeline, inputs: Inputs, during: Inputs) -> Hashable:
+def same_texts(pipe: Pipeline, inputs: Inputs, forward_params: Inputs) -> Hashable:
     """Zero-shot pipelines give a whole batch the candidate labels of its first item."""
-    return equal_shapes(pipe, inputs, during), inputs["text_inputs"][0]["input_ids"].numpy().tobytes()
+    return equal_shapes(pipe, inputs, forward_params), inputs["text_inputs"][0]["input_ids"].numpy().tobytes()
 
 
 def _shape(value: object) -> tuple[int, ...]:
@@ -56,7 +56,7 @@ def _shape(value: object) -> tuple[int, ...]:
 def trim_tokens(*names: str) -> Callable[[Pipeline, Inputs, dict[str, Any], Inputs], dict[str, Any]]:
     """Cuts the outputs of these names, (1, tokens, ...), to the item's own tokens; without names, the first output."""
 
-    def trim(pipe: Pipeline, inputs: Inputs, output: dict[str, Any], during: Inputs) -> dict[str, Any]:
+    def trim(pipe: Pipeline, inputs: Inputs, output: dict[str, Any], forward_params: Inputs) -> dict[str, Any]:
         length = _shape(inputs.get("input_ids"))[1:2]
         for name in names or list(output)[:1]:
             if length and output.get(name) is not None:

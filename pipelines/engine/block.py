@@ -21,7 +21,8 @@ from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.errors import RowError
 from dray.pipelines.media.fetch import ahead
 from dray.pipelines.meter import Meter
-from dray.pipelines.phases.phases import Item, Phases
+from dray.pipelines.phases.item import Item
+from dray.pipelines.phases.phases import Phases
 
 FATAL = KeyboardInterrupt, SystemExit, GeneratorExit  # what no row is to blame for
 SAMPLE = 256  # parts with which the limits of batches are found

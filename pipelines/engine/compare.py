@@ -19,7 +19,8 @@ from dray.pipelines.tasks.arrow import to_arrow
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dray.pipelines.phases.phases import Item, Phases
+    from dray.pipelines.phases.item import Item
+    from dray.pipelines.phases.phases import Phases
 
 TOLERANCE = 1e-4  # of results in float32
 HALF_TOLERANCE = 0.05  # and in half precision

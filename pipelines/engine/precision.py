@@ -17,7 +17,8 @@ from dray.pipelines.internals.linear import pack_linears
 if TYPE_CHECKING:
     import torch
 
-    from dray.pipelines.phases.phases import Item, Phases
+    from dray.pipelines.phases.item import Item
+    from dray.pipelines.phases.phases import Phases
 
 COSINE = 0.999  # of the same row's embeddings in both precisions, at least
 NUMBER = 0.05  # that other numbers may differ by, or by this share of those above 1

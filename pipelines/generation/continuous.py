@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dray.pipelines.batching.packing import is_out_of_memory
 from dray.pipelines.batching.parts import Output, Part
-from dray.pipelines.internals.generation import merged_config
+from dray.pipelines.internals.generation import merged_config, processors_of
 
 if TYPE_CHECKING:
     from transformers import Pipeline
@@ -24,29 +24,29 @@ class Unsupported(Exception):
     """The model or device does not do continuous batching; ordinary batches give the same."""
 
 
-def is_plain(pipe: Pipeline, during: Mapping[str, Any]) -> bool:
+def is_plain(pipe: Pipeline, forward_params: Mapping[str, Any]) -> bool:
     """Whether the arguments of generation are those that continuous batching treats as `generate` does.
 
     It draws random tokens from one stream for all rows, so that sampling would depend on what else is in the batch.
     """
-    config = merged_config(pipe, during)
-    if config.do_sample or (config.num_beams or 1) > 1 or (config.num_return_sequences or 1) > 1 or set(during) - PLAIN:
+    config = merged_config(pipe, forward_params)
+    if config.do_sample or (config.num_beams or 1) > 1 or (config.num_return_sequences or 1) > 1 or set(forward_params) - PLAIN:
         return False
     try:
-        processors = pipe.model._get_logits_processor(config)
+        processors = processors_of(pipe.model, config)
     except Exception:  # some need to know the prompt
         return False
     return not processors and not config.stop_strings and config.max_new_tokens is not None
 
 
-def generate(pipe: Pipeline, parts: Sequence[Part], during: Mapping[str, Any]) -> list[Output]:
+def generate(pipe: Pipeline, parts: Sequence[Part], forward_params: Mapping[str, Any]) -> list[Output]:
     """What the pipeline's `forward` gives for each part alone.
 
     Raises:
         Unsupported: this model cannot be run so.
     """
     try:
-        return _generated(pipe, parts, during)
+        return _generated(pipe, parts, forward_params)
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -54,11 +54,11 @@ def generate(pipe: Pipeline, parts: Sequence[Part], during: Mapping[str, Any]) -
         raise Unsupported from error
 
 
-def _generated(pipe: Pipeline, parts: Sequence[Part], during: Mapping[str, Any]) -> list[Output]:
+def _generated(pipe: Pipeline, parts: Sequence[Part], forward_params: Mapping[str, Any]) -> list[Output]:
     import torch
 
     prompts = [part.inputs["input_ids"][0].tolist() for part in parts]  # type: ignore[index]
-    config = merged_config(pipe, during)
+    config = merged_config(pipe, forward_params)
     results = pipe.model.generate_batch(
         prompts,
         generation_config=config,

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dray.pipelines.internals.generation import Options, arguments, continues_prompts, merged_config
+from dray.pipelines.internals.generation import (
+    Options,
+    arguments,
+    continues_prompts,
+    merged_config,
+    one_more_processor,
+    refuse_unknown,
+)
+from dray.pipelines.internals.pipelines import generates, nests_arguments_of_generate
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +29,7 @@ BEYOND = 4  # times the positions that a model knows; what attention takes grows
 
 def prepare(pipe: Pipeline) -> None:
     """Makes batches possible: prompts padded on the left, with the end token where there is no padding token."""
-    if pipe._pipeline_calls_generate and pipe.model.can_generate() and pipe.tokenizer is not None:
+    if generates(pipe) and pipe.tokenizer is not None:
         if pipe.tokenizer.pad_token_id is None:
             pipe.tokenizer.pad_token = pipe.tokenizer.eos_token
         if continues_prompts(pipe):
@@ -36,38 +44,39 @@ def refuse_endless(pipe: Pipeline, inputs: Mapping[str, Any]) -> None:
         raise ValueError(f"the prompt has {tokens} tokens, and the model knows {known} positions")
 
 
-def check(pipe: Pipeline, during: Options) -> None:
+def check(pipe: Pipeline, forward_params: Options) -> None:
     """Raises what `generate` would raise of these arguments: ValueError or TypeError, before any weights are there."""
     from transformers import GenerationMixin
 
     own = type(pipe.model).generate is not GenerationMixin.generate
-    handed = arguments(pipe, during)
+    handed = arguments(pipe, forward_params)
     if not own:
         named = inspect.signature(pipe.model.generate).parameters.keys() | {"tokenizer", "assistant_tokenizer"}
         config = handed.pop("generation_config", None)
         rest = {key: value for key, value in handed.items() if key not in named}
-        _, unknown = pipe.model._prepare_generation_config(config, **rest)
-        pipe.model._validate_model_kwargs(unknown)
-    merged = merged_config(pipe, during)
+        refuse_unknown(pipe.model, config, rest)
+    merged = merged_config(pipe, forward_params)
     merged.validate()
     if continues_prompts(pipe) and merged.return_dict_in_generate:
         raise ValueError("return_dict_in_generate gives tensors that have no place in the output; leave it out")
 
 
-def samples(pipe: Pipeline, during: Options) -> bool:
+def samples(pipe: Pipeline, forward_params: Options) -> bool:
     """Whether generation draws random tokens, given the arguments of the pipeline's forward."""
-    if not (pipe._pipeline_calls_generate and pipe.model.can_generate()):
+    if not generates(pipe):
         return False
-    if isinstance((during.get("generate_kwargs") or {}).get("temperature"), (list, tuple)):  # Whisper, where it falls back
+    if isinstance(
+        (forward_params.get("generate_kwargs") or {}).get("temperature"), (list, tuple)
+    ):  # Whisper, where it falls back
         return True
-    handed = arguments(pipe, during)
+    handed = arguments(pipe, forward_params)
     config = handed.get("generation_config") or pipe.model.generation_config
     return bool(handed.get("do_sample", config.do_sample))
 
 
-def is_prefix_of_longer(pipe: Pipeline, during: Options) -> bool:
+def is_prefix_of_longer(pipe: Pipeline, forward_params: Options) -> bool:
     """Whether generating more tokens begins with the same ones, so that a longer answer can be cut."""
-    config = merged_config(pipe, during)
+    config = merged_config(pipe, forward_params)
     no_end = config.forced_eos_token_id is None and config.exponential_decay_length_penalty is None
     return bool((config.num_beams or 1) == 1 and no_end)
 
@@ -79,19 +88,8 @@ def seeded(pipe: Pipeline, seeds: Sequence[int]) -> Iterator[None]:
     The warpers (temperature, top_k, top_p ...) apply as ever; of what they leave, one token is drawn by inverting the
     cumulative distribution.
     """
-    from transformers import LogitsProcessorList
-
-    model, draw = pipe.model, _draw(seeds)
-    original = model._get_logits_processor
-
-    def with_seeds(*args: object, **kwargs: object) -> LogitsProcessorList:
-        return LogitsProcessorList([*original(*args, **kwargs), draw])
-
-    model._get_logits_processor = with_seeds
-    try:
+    with one_more_processor(pipe.model, _draw(seeds)):
         yield
-    finally:
-        del model._get_logits_processor
 
 
 def _draw(seeds: Sequence[int]) -> Any:  # noqa: ANN401  # a LogitsProcessor, whose class needs transformers
@@ -121,27 +119,26 @@ def _draw(seeds: Sequence[int]) -> Any:  # noqa: ANN401  # a LogitsProcessor, wh
     return Draw()
 
 
-def new_tokens(during: Options) -> int | None:
+def new_tokens(forward_params: Options) -> int | None:
     """How many tokens the arguments of the pipeline's forward ask for, if they say."""
-    number = during.get("max_new_tokens", (during.get("generate_kwargs") or {}).get("max_new_tokens"))
+    number = forward_params.get("max_new_tokens", (forward_params.get("generate_kwargs") or {}).get("max_new_tokens"))
     return number if isinstance(number, int) else None
 
 
-def with_arguments(pipe: Pipeline, during: Options, added: Options) -> dict[str, Any]:
+def with_arguments(pipe: Pipeline, forward_params: Options, added: Options) -> dict[str, Any]:
     """The arguments of the pipeline's forward, with more for `generate`, in the place where the pipeline has these."""
-    nested = inspect.signature(pipe._forward).parameters.get("generate_kwargs")
-    if nested is not None and nested.kind is not inspect.Parameter.VAR_KEYWORD:
-        return {**during, "generate_kwargs": {**(during.get("generate_kwargs") or {}), **added}}
-    return {**during, **added}
+    if nests_arguments_of_generate(pipe):
+        return {**forward_params, "generate_kwargs": {**(forward_params.get("generate_kwargs") or {}), **added}}
+    return {**forward_params, **added}
 
 
-def with_new_tokens(during: Options, number: int | None) -> dict[str, Any]:
+def with_new_tokens(forward_params: Options, number: int | None) -> dict[str, Any]:
     """The arguments with another number of new tokens, in the place where they have one."""
-    if "max_new_tokens" in during:
-        return {**during, "max_new_tokens": number}
-    if "max_new_tokens" in (during.get("generate_kwargs") or {}):
-        return {**during, "generate_kwargs": {**during["generate_kwargs"], "max_new_tokens": number}}
-    return dict(during)
+    if "max_new_tokens" in forward_params:
+        return {**forward_params, "max_new_tokens": number}
+    if "max_new_tokens" in (forward_params.get("generate_kwargs") or {}):
+        return {**forward_params, "generate_kwargs": {**forward_params["generate_kwargs"], "max_new_tokens": number}}
+    return dict(forward_params)
 
 
 def shorten(inputs: Mapping[str, Any], output: dict[str, Any], number: int | None) -> dict[str, Any]:
@@ -152,7 +149,7 @@ def shorten(inputs: Mapping[str, Any], output: dict[str, Any], number: int | Non
     return output
 
 
-def trim(pipe: Pipeline, inputs: Mapping[str, Any], output: dict[str, Any], during: Options) -> dict[str, Any]:
+def trim(pipe: Pipeline, inputs: Mapping[str, Any], output: dict[str, Any], forward_params: Options) -> dict[str, Any]:
     """Cuts padding off both ends of an item's sequences, (1, ..., tokens), and off its prompt, (1, tokens)."""
     sequences, prompt = output["generated_sequence"], output["input_ids"]
     own = inputs.get("input_ids", inputs.get("decoder_input_ids"))
@@ -163,16 +160,16 @@ def trim(pipe: Pipeline, inputs: Mapping[str, Any], output: dict[str, Any], duri
         sequences = sequences[..., start:]
         output["input_ids"] = prompt[:, start:]
     first = 0 if pipe.model.config.is_encoder_decoder else own.shape[1]
-    output["generated_sequence"] = sequences[..., : first + _longest(pipe, sequences[..., first:], during)]
+    output["generated_sequence"] = sequences[..., : first + _longest(pipe, sequences[..., first:], forward_params)]
     return output
 
 
-def _longest(pipe: Pipeline, generated: torch.Tensor, during: Options) -> int:
+def _longest(pipe: Pipeline, generated: torch.Tensor, forward_params: Options) -> int:
     """Tokens of the longest of an item's sequences, up to and with the token that ended it."""
     import torch
 
     rows = generated.reshape(-1, generated.shape[-1])
-    ends = merged_config(pipe, during).eos_token_id
+    ends = merged_config(pipe, forward_params).eos_token_id
     ended = torch.isin(rows, torch.tensor([ends] if not isinstance(ends, list) else ends)) if ends is not None else rows < 0
     pad = getattr(pipe.tokenizer, "pad_token_id", None)
     lengths = []

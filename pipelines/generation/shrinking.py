@@ -9,7 +9,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dray.pipelines.generation import sampling
-from dray.pipelines.internals.generation import arguments, merged_config
+from dray.pipelines.internals.generation import (
+    CACHES,
+    after_tokens,
+    arguments,
+    cache_name,
+    decoding_loop,
+    has_own_decoding,
+    keep_rows,
+    merged_config,
+    padding_token,
+    set_known_tokens,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +28,7 @@ if TYPE_CHECKING:
 
 LEAVE = 1 / 4  # of the rows: when so many have ended, they leave; what attention keeps of the others is copied each time
 ROWS = {"attention_mask", "decoder_attention_mask", "position_ids", "decoder_position_ids"}  # (rows, tokens)
-REST = {"past_key_values", "encoder_outputs", "use_cache", "logits_to_keep", "output_attentions", "output_hidden_states"}
+REST = {*CACHES, "encoder_outputs", "use_cache", "logits_to_keep", "output_attentions", "output_hidden_states"}
 CHANGING = ("dynamic", "longrope")  # rotary positions that are scaled by the longest row of the batch
 PROCESSORS = {  # that treat each row for itself
     "TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper", "MinPLogitsWarper", "TypicalLogitsWarper",
@@ -29,7 +40,7 @@ PROCESSORS = {  # that treat each row for itself
 }  # fmt: skip
 
 
-def handed(pipe: Pipeline, during: Mapping[str, Any]) -> Mapping[str, Any]:
+def handed(pipe: Pipeline, forward_params: Mapping[str, Any]) -> Mapping[str, Any]:
     """The arguments of the pipeline's forward, such that batches shrink; as they are where that would change what is generated.
 
     `generate` still prepares everything, and its own loop takes every step.
@@ -37,16 +48,16 @@ def handed(pipe: Pipeline, during: Mapping[str, Any]) -> Mapping[str, Any]:
     from transformers.generation.configuration_utils import GenerationMode
 
     if not _is_plain(pipe.model):
-        return during
-    given = arguments(pipe, during)
-    mode = merged_config(pipe, during).get_generation_mode(given.get("assistant_model"))
+        return forward_params
+    given = arguments(pipe, forward_params)
+    mode = merged_config(pipe, forward_params).get_generation_mode(given.get("assistant_model"))
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE) or given.keys() & {
         "streamer",
         "tokenizer",
         "custom_generate",
     }:
-        return during
-    return sampling.with_arguments(pipe, during, {"custom_generate": decode})
+        return forward_params
+    return sampling.with_arguments(pipe, forward_params, {"custom_generate": decode})
 
 
 def _is_plain(model: PreTrainedModel) -> bool:
@@ -55,13 +66,11 @@ def _is_plain(model: PreTrainedModel) -> bool:
     from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
     kind, config = type(model), model.config
-    kept = ("_sample", "_update_model_kwargs_for_generation")
-    is_ours = all(getattr(kind, name) is getattr(GenerationMixin, name) for name in kept)
     is_known = kind.generate in (GenerationMixin.generate, WhisperGenerationMixin.generate)
     given = getattr(config, "rope_parameters", None) or {}
     ropes = [given, *(each for each in given.values() if isinstance(each, Mapping))]
     is_fixed = not any(rope.get("rope_type") in CHANGING for rope in ropes)
-    return bool(is_ours and is_known and is_fixed and config.get_text_config() is config)
+    return bool(not has_own_decoding(kind) and is_known and is_fixed and config.get_text_config() is config)
 
 
 def decode(
@@ -79,7 +88,7 @@ def decode(
     """
     import torch
 
-    step = type(model)._sample
+    step = decoding_loop(model)
     if not _may_shrink(input_ids, logits_processor, stopping_criteria, generation_config, model_kwargs):
         return step(model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs)
     rows = torch.arange(len(input_ids))
@@ -93,15 +102,14 @@ def decode(
         left = (~early[0].ended).nonzero().flatten()
         if not len(left):
             break
-        is_pair = model.config.is_encoder_decoder
-        grown = model._update_model_kwargs_for_generation({}, model_kwargs, is_pair, input_ids.shape[1] - length)
+        grown = after_tokens(model, model_kwargs, input_ids.shape[1] - length)
         model_kwargs = {name: _rows(name, value, left) for name, value in grown.items()}
         rows, input_ids = rows[left], input_ids[left]
-        generation_config._mask_length = input_ids.shape[1]  # all but the last token is in the cache, mask or not
+        set_known_tokens(generation_config, input_ids.shape[1])
         for processor in logits_processor:
             _leave(processor, left)
     longest = max(map(len, ended.values()))
-    padding = int(generation_config._pad_token_tensor)
+    padding = padding_token(generation_config)
     padded = [torch.nn.functional.pad(ended[row], (0, longest - len(ended[row])), value=padding) for row in range(len(ended))]
     return torch.stack(padded)
 
@@ -116,7 +124,7 @@ def _may_shrink(
     """Whether rows can be taken out of everything that there is for the batch, and rows that have ended are padded."""
     from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
 
-    cache: Any = model_kwargs.get("past_key_values")
+    cache: Any = model_kwargs.get(cache_name(model_kwargs))
     caches = [cache.self_attention_cache, cache.cross_attention_cache] if type(cache) is EncoderDecoderCache else [cache]
     is_known = {name for name, value in model_kwargs.items() if value is not None} <= ROWS | REST
     layers = {DynamicLayer, DynamicSlidingWindowLayer}
@@ -131,20 +139,15 @@ def _may_shrink(
         and all(type(each).__name__ in PROCESSORS or hasattr(each, "keep") for each in processors)
         and (own_random or not config.do_sample)
         and any(hasattr(each, "eos_token_id") for each in criteria)
-        and config._pad_token_tensor is not None
+        and padding_token(config) is not None
         and not config.return_dict_in_generate
     )
 
 
 def _rows(name: str, value: Any, left: torch.Tensor) -> Any:  # noqa: ANN401  # of every kind
     """What there is of it for the rows that are left."""
-    import torch
-
-    if name == "past_key_values":
-        value.batch_select_indices(left)
-        return value
-    if name == "encoder_outputs":
-        return type(value)({key: each[left] if isinstance(each, torch.Tensor) else each for key, each in value.items()})
+    if name in (*CACHES, "encoder_outputs"):
+        return keep_rows(name, value, left)
     return value[left] if name in ROWS and value is not None else value
 
 

@@ -82,21 +82,21 @@ def _words(pipe: Pipeline, tell: Callable[[str], None]) -> TextStreamer:
 
 
 def heard(
-    pipe: Pipeline, during: Mapping[str, Any], listeners: Sequence[Listener | None], limits: Sequence[int | None]
+    pipe: Pipeline, forward_params: Mapping[str, Any], listeners: Sequence[Listener | None], limits: Sequence[int | None]
 ) -> dict[str, Any]:
     """The arguments of the pipeline's forward, such that listeners hear of their rows' new text.
 
     Args:
         pipe: generates.
-        during: the arguments.
+        forward_params: the arguments.
         listeners: of the rows of the batch.
         limits: of new tokens, of each row.
     """
-    found = merged_config(pipe, during).eos_token_id
+    found = merged_config(pipe, forward_params).eos_token_id
     ends = found if isinstance(found, list) else [] if found is None else [found]
     rows = [
         None if listener is None else _Row(_words(pipe, listener.begin()), ends, limit)
         for listener, limit in zip(listeners, limits, strict=True)
     ]
     added: dict[str, Any] = {"streamer": _Rows(rows), "stopping_criteria": _until_left(listeners)}
-    return sampling.with_arguments(pipe, during, added)
+    return sampling.with_arguments(pipe, forward_params, added)

@@ -1,41 +1,123 @@
-"""Private names of transformers' generation."""
+"""Private names of transformers' generation, and names that differ between its versions.
+
+Source: transformers/generation/utils.py and transformers/generation/configuration_utils.py.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from transformers import GenerationConfig, Pipeline
+from dray.pipelines.internals.pipelines import arguments_of_generate, generates
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, Pipeline, PreTrainedModel
 
 Options = Mapping[str, Any]
+
+CACHES = ("cache", "past_key_values")  # the cache among a model's inputs and outputs: since transformers 5.24, and before
+
+
+def cache_name(model_kwargs: Mapping[str, Any]) -> str:
+    """The name that the installed transformers gives to the cache among these inputs of a model."""
+    return next((name for name in CACHES if name in model_kwargs), CACHES[0])
 
 
 def continues_prompts(pipe: Pipeline) -> bool:
     """Whether the pipeline generates by a decoder alone, whose answers follow their prompts."""
-    generates = pipe._pipeline_calls_generate and pipe.model.can_generate()
-    return bool(generates and pipe.tokenizer is not None and not pipe.model.config.is_encoder_decoder)
+    return generates(pipe) and pipe.tokenizer is not None and not pipe.model.config.is_encoder_decoder
 
 
-def arguments(pipe: Pipeline, during: Options) -> dict[str, Any]:
+def arguments(pipe: Pipeline, forward_params: Options) -> dict[str, Any]:
     """What the pipeline hands to `generate`, given the arguments of its forward."""
-    flat = {**during, **(during.get("forward_params") or {}), **(during.get("generate_kwargs") or {})}
+    nested = (forward_params.get(name) or {} for name in ("forward_params", "generate_kwargs"))
+    flat = {name: value for part in (forward_params, *nested) for name, value in part.items()}
     ours = ("forward_params", "generate_kwargs", "prefix_length")
-    handed: dict[str, Any] = pipe._prepare_generate_kwargs({key: value for key, value in flat.items() if key not in ours})
-    return handed
+    return arguments_of_generate(pipe, {name: value for name, value in flat.items() if name not in ours})
 
 
-def merged_config(pipe: Pipeline, during: Options) -> GenerationConfig:
+def merged_config(pipe: Pipeline, forward_params: Options) -> GenerationConfig:
     """The generation config that results: the model's own, under the call's arguments."""
-    handed = arguments(pipe, during)
+    handed = arguments(pipe, forward_params)
     config = copy.deepcopy(handed.pop("generation_config", None) or pipe.model.generation_config)
     config.update(**handed)
     return config
 
 
-def depends_on_prompt(pipe: Pipeline, during: Options) -> bool:
+def depends_on_prompt(pipe: Pipeline, forward_params: Options) -> bool:
     """Whether lengths are limited with the prompt counted in, so that padding before it would count too."""
-    config = merged_config(pipe, during)
+    config = merged_config(pipe, forward_params)
     return bool(config.min_length) or config.max_new_tokens is None
+
+
+def refuse_unknown(model: PreTrainedModel, config: GenerationConfig | None, arguments: Options) -> None:
+    """Raises ValueError or TypeError for arguments that are neither in a generation config nor the model's."""
+    _, others = model._prepare_generation_config(config, **arguments)
+    model._validate_model_kwargs(others)
+
+
+def processors_of(model: PreTrainedModel, config: GenerationConfig) -> LogitsProcessorList:
+    """The logits processors that a generation config asks for. Raises where one of them needs to know the prompt."""
+    return model._get_logits_processor(config)
+
+
+@contextlib.contextmanager
+def one_more_processor(model: PreTrainedModel, processor: LogitsProcessor) -> Iterator[None]:
+    """Within, `generate` applies `processor` after all others."""
+    from transformers import LogitsProcessorList
+
+    original = model._get_logits_processor
+
+    def with_processor(*args: object, **kwargs: object) -> LogitsProcessorList:
+        return LogitsProcessorList([*original(*args, **kwargs), processor])
+
+    model._get_logits_processor = with_processor
+    try:
+        yield
+    finally:
+        del model._get_logits_processor
+
+
+def has_own_decoding(kind: type[PreTrainedModel]) -> bool:
+    """Whether a class of models replaces the library's loop over tokens, or what it does between two steps."""
+    from transformers import GenerationMixin
+
+    names = ("_sample", "_update_model_kwargs_for_generation")
+    return any(getattr(kind, name) is not getattr(GenerationMixin, name) for name in names)
+
+
+def decoding_loop(model: PreTrainedModel) -> Callable[..., torch.Tensor]:
+    """The library's loop over tokens: (model, input_ids, processors, criteria, config, **model_kwargs) -> (rows, tokens)."""
+    loop: Callable[..., torch.Tensor] = type(model)._sample
+    return loop
+
+
+def after_tokens(model: PreTrainedModel, model_kwargs: dict[str, Any], count: int) -> dict[str, Any]:
+    """The model's inputs beside the tokens, as they are after `count` more tokens of each row."""
+    is_pair = model.config.is_encoder_decoder
+    grown: dict[str, Any] = model._update_model_kwargs_for_generation({}, model_kwargs, is_pair, count)
+    return grown
+
+
+def set_known_tokens(config: GenerationConfig, count: int) -> None:
+    """Tells the next loop that all but the last of `count` tokens are in the cache, whatever the mask says."""
+    config._mask_length = count
+
+
+def padding_token(config: GenerationConfig) -> int | None:
+    """The token that follows the end of a row, once `generate` has prepared the config; None where there is none."""
+    token = config._pad_token_tensor
+    return None if token is None else int(token)
+
+
+def keep_rows(name: str, value: Any, rows: torch.Tensor) -> Any:  # noqa: ANN401  # a Cache or a ModelOutput
+    """A cache or an encoder's output of a batch with `rows`, indices of shape (rows,), alone; a cache is changed in place."""
+    import torch
+
+    if name in CACHES:
+        value.batch_select_indices(rows)
+        return value
+    return type(value)({key: each[rows] if isinstance(each, torch.Tensor) else each for key, each in value.items()})

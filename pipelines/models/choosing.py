@@ -8,42 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import ConfigError
-from dray.pipelines.tasks import table
-from dray.pipelines.tasks.table import Task
+from dray.pipelines.internals.auto_classes import models_of
+from dray.pipelines.tasks.names import find_task, is_known, special_first, task_without_head
+from dray.pipelines.tasks.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-# These tasks' pipelines take the models of more special tasks too, so they come after all others, in this order.
-GENERAL = (
-    "image-text-to-text",
-    "any-to-any",
-    "text-to-audio",
-    "text-generation",
-    "zero-shot-classification",
-    "decision",
-)
-FEATURES = {"input_ids": "feature-extraction", "pixel_values": "image-feature-extraction"}  # by a bare model's main input
 
-
-def named_model(config: JobConfig, task: str | None = None) -> tuple[str, str | None]:
+def named_model(config: JobConfig) -> tuple[str, str | None]:
     """Name and revision of the config's model, or else of transformers' default for the task. Raises ConfigError."""
     if config.model:
         return config.model, config.revision
-    name = task or config.task
-    if name is None:
+    if config.task is None:
         raise ConfigError("model: name a model, or a task, whose default model is then used")
     from transformers.pipelines import SUPPORTED_TASKS
 
-    default = SUPPORTED_TASKS[table.find_task(name).name]["default"]["model"]
+    default = SUPPORTED_TASKS[find_task(config.task).name]["default"]["model"]
     model, revision = default["pt"] if isinstance(default, dict) else default
     return model, config.revision or revision
 
 
 def by_tag(tag: object) -> Task | None:
     """The task of a model card's or the hub's `pipeline_tag`; None where dray or transformers has none of that name."""
-    name = table.ALIASES.get(tag, tag) if isinstance(tag, str) else None
-    return table.find_task(name) if name in table.TASKS else None
+    return find_task(tag) if isinstance(tag, str) and is_known(tag) else None
 
 
 def card_tag(folder: Path) -> object:
@@ -71,37 +59,26 @@ def by_architecture(model_config: PreTrainedConfig) -> Task | None:
     from transformers.pipelines import SUPPORTED_TASKS
 
     wanted = set(model_config.architectures or ())
-    for name in [*(name for name in table.TASKS if name not in GENERAL), *GENERAL]:
+    for name in special_first():
         for auto_class in SUPPORTED_TASKS[name]["pt"]:
             if auto_class.__name__ != "AutoModel" and _serves(auto_class, model_config, wanted):
-                return table.find_task(name)
+                return find_task(name)
     return _by_bare_model(model_config, wanted)
 
 
 def _serves(auto_class: Any, model_config: PreTrainedConfig, wanted: set[str]) -> bool:  # noqa: ANN401  # an auto class
     own = (getattr(model_config, "auto_map", None) or {}).get(auto_class.__name__, "")
-    names = {model.__name__ for model in _classes(auto_class, model_config)} | {own.rpartition(".")[2]}
+    names = {model.__name__ for model in models_of(auto_class, model_config)} | {own.rpartition(".")[2]}
     if auto_class.__name__ == "AutoModelForMaskedLM":  # it has encoder-decoders too, which are rarely meant for that
         names = {name for name in names if not name.endswith("ForConditionalGeneration")}
     return bool(names & wanted)
-
-
-def _classes(auto_class: Any, model_config: PreTrainedConfig) -> tuple[type, ...]:  # noqa: ANN401
-    if type(model_config) not in auto_class._model_mapping:
-        return ()
-    found = auto_class._model_mapping[type(model_config)]
-    return tuple(found) if isinstance(found, (tuple, list)) else (found,)
 
 
 def _by_bare_model(model_config: PreTrainedConfig, wanted: set[str]) -> Task | None:
     """The task of a model without a head."""
     from transformers import AutoModel
 
-    for model in _classes(AutoModel, model_config):
-        if model.__name__ not in wanted:
-            continue
-        if hasattr(model, "get_audio_features") and hasattr(model, "get_text_features"):
-            return table.find_task("zero-shot-audio-classification")
-        name = FEATURES.get(getattr(model, "main_input_name", ""))
-        return table.find_task(name) if name else None
+    for model in models_of(AutoModel, model_config):
+        if model.__name__ in wanted:
+            return task_without_head(model)
     return None

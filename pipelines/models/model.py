@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import shutil
 import tempfile
 import weakref
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import ModelError, first_line
+from dray.pipelines.internals.auto_classes import maker, models_of
 from dray.pipelines.models.model_kwargs import Kwargs, ModelKwargs, own_quantization, refuse_missing_bitsandbytes
 from dray.pipelines.models.weights import ModelSource, refuse_pickled_on_hub, refused_code, refused_pickle
-from dray.pipelines.tasks.table import Task
+from dray.pipelines.tasks.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -103,27 +103,26 @@ def _model_class(task: Task, model_config: PreTrainedConfig, source: ModelSource
 
     own = getattr(model_config, "auto_map", None) or {}
     for auto_class in SUPPORTED_TASKS[task.name]["pt"]:
-        if type(model_config) in auto_class._model_mapping:
+        models = models_of(auto_class, model_config)
+        if models:
             is_decision = auto_class.__name__ == "AutoModelForDecision"  # whose models make their config themselves
-            return auto_class._model_mapping[type(model_config)] if is_decision else auto_class
+            return models[0] if is_decision else auto_class
         if auto_class.__name__ in own:
             return auto_class
     raise ModelError(f"model: {source.name} is a {type(model_config).__name__}, which does not serve this task")
 
 
 def _maker(model_class: Any, model_config: PreTrainedConfig, source: ModelSource, kwargs: ModelKwargs) -> Any:  # noqa: ANN401
-    """What makes a model of `model_class` from a config: its `from_config`, or the `_from_config` of the model's own code."""
+    """What makes a model of `model_class` from a config; of the model's own code, where that is trusted."""
     own = (getattr(model_config, "auto_map", None) or {}).get(model_class.__name__)
-    if not hasattr(model_class, "from_config"):
-        return model_class._from_config
     if own is None or not kwargs.access["trust_remote_code"]:
-        return functools.partial(model_class.from_config, trust_remote_code=False)
+        return maker(model_class)
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
     from transformers.models.auto.auto_factory import add_generation_mixin_to_remote_model
 
     access = {name: kwargs.access[name] for name in ("token", "code_revision")}
     code = get_class_from_dynamic_module(own, source.location, revision=source.revision, **access)
-    return add_generation_mixin_to_remote_model(code)._from_config
+    return maker(add_generation_mixin_to_remote_model(code))
 
 
 def _is_quantized(model_config: PreTrainedConfig, source: ModelSource, kwargs: ModelKwargs) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import ModelError
 from dray.pipelines.models import store
-from dray.pipelines.models.choosing import named_model
 
 WHOLE = 64 << 20  # bytes; larger files, the weights, count with their size and their first and last MiB
 
@@ -37,23 +36,22 @@ class ModelSource:
         return Path(self.location).is_dir()
 
 
-def locate(config: JobConfig, task: str | None, weights: bool) -> ModelSource:
-    """Finds the config's model, and fetches it from an object store.
+def locate(config: JobConfig, name: str, revision: str | None, weights: bool) -> ModelSource:
+    """Finds a model, and fetches it from an object store.
 
     Args:
-        config: the job.
-        task: whose default model is meant where the config has none.
+        config: the job, whose storage options and `model_kwargs` count.
+        name: a hub id, a folder, or the URL of one in an object store.
+        revision: of a hub model.
         weights: whether the weights are needed here, too.
 
     Raises:
-        ConfigError: neither a model nor a task.
         ModelError: there is no such model, or it may not be loaded.
     """
-    name, revision = named_model(config, task)
     if name.startswith("file://"):
         name = name.removeprefix("file://")
     if store.is_url(name):
-        return _from_store(config, name, weights)
+        return _from_store(config, name, revision, weights)
     path = Path(name).expanduser()
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         if not path.is_dir():
@@ -69,16 +67,16 @@ def locate(config: JobConfig, task: str | None, weights: bool) -> ModelSource:
     )
 
 
-def _from_store(config: JobConfig, url: str, weights: bool) -> ModelSource:
+def _from_store(config: JobConfig, url: str, revision: str | None, weights: bool) -> ModelSource:
     protocols = {path.partition("://")[0] for path in config.input.paths if store.is_url(path)}
     is_meant = not protocols or url.partition("://")[0] in protocols
     model = store.look(url, config.input.storage_options if is_meant else {}, _may_unpickle(config))
     inside = f"{config.model_kwargs.get('subfolder') or ''}/".lstrip("/")
     names = (name.removeprefix(inside) for name in model.files if name.startswith(inside))
     refuse_unusable(url, (name for name in names if "/" not in name), _may_unpickle(config))
-    if config.revision not in (None, model.version):
+    if revision not in (None, model.version):
         raise ModelError(
-            f"model: {url} is version {model.version}, not {config.revision}; either its files were changed, "
+            f"model: {url} is version {model.version}, not {revision}; either its files were changed, "
             "or revision names another version: leave it out to take what is there"
         )
     return ModelSource(url, str(store.fetch(model, weights)), stored=model)

@@ -16,7 +16,8 @@ from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.errors import BusyError, RowError
 from dray.pipelines.meter import Meter
 from dray.pipelines.online.scheduler import Turns, Waiting
-from dray.pipelines.phases.phases import Item, Phases
+from dray.pipelines.phases.item import Item
+from dray.pipelines.phases.phases import Phases
 
 WAIT_S = 0.005  # for which the model waits for parts that are being made, counted from the oldest that is there
 AHEAD = 32  # parts of a request that wait at most; of a long recording the others are made later

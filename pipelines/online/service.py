@@ -12,9 +12,10 @@ from dray.pipelines.engine.block import Outcome
 from dray.pipelines.engine.tuning_cache import Tuner
 from dray.pipelines.engine.watchdog import Watch
 from dray.pipelines.errors import RequestError
-from dray.pipelines.models.loading import in_passing_thread, load_phases, model_identity
+from dray.pipelines.models.loading import in_passing_thread, load_phases
+from dray.pipelines.models.resolved import resolve_model
 from dray.pipelines.online.batcher import Batcher, Ran
-from dray.pipelines.phases.phases import Item
+from dray.pipelines.phases.item import Item
 
 MOST_CHOICES = 16  # answers to one request, or beams that are followed
 
@@ -35,15 +36,15 @@ class Service:
         """
         import torch
 
-        config = config.model_copy(update={"input": config.input.model_copy(update={"format": None})})
         if threads:
             torch.set_num_threads(threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.phases = in_passing_thread(lambda: load_phases(config, weights=True, device=device))
+        model = resolve_model(config)
+        self.phases = in_passing_thread(lambda: load_phases(model, weights=True, device=device))
         self.config, self.task = config, self.phases.task
         most = config.serve
         self.phases.media_options = replace(self.phases.media_options, max_seconds=most.max_seconds, max_pixels=most.max_pixels)
-        limits = Tuner(self.phases, config.engine.batch, model_identity(config, self.phases), seconds=0).limits
+        limits = Tuner(self.phases, config.engine.batch, model.identity, seconds=0).limits
         self._watch = Watch(config.errors.timeout_s)
         self._batcher = Batcher(self.phases, limits, self._watch, config.serve.max_requests, heard=heard)
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dray.pipelines.internals.pipelines import PhaseArguments, sort_arguments
 from dray.pipelines.media import values
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ class Routed(NamedTuple):
     """What a pipeline's own `__call__` hands to its phases: the item, and the arguments of each phase."""
 
     inputs: object
-    before: Options
-    during: Options
-    after: Options
+    preprocess_params: Options
+    forward_params: Options
+    postprocess_params: Options
 
 
 def intercept(pipe: Pipeline) -> None:
@@ -29,16 +30,21 @@ def intercept(pipe: Pipeline) -> None:
     pipe.call_count = float("-inf")  # it would warn of being called item by item
 
 
-def _one(inputs: object, before: Options, during: Options, after: Options) -> Routed:
+def _one(inputs: object, preprocess_params: Options, forward_params: Options, postprocess_params: Options) -> Routed:
     """Stands in for `Pipeline.run_single`."""
-    return Routed(inputs, before, during, after)
+    return Routed(inputs, preprocess_params, forward_params, postprocess_params)
 
 
 def _each(
-    inputs: Sequence[object], workers: int, batch: int, before: Options, during: Options, after: Options
+    inputs: Sequence[object],
+    workers: int,
+    batch: int,
+    preprocess_params: Options,
+    forward_params: Options,
+    postprocess_params: Options,
 ) -> Iterator[Routed]:
     """Stands in for `Pipeline.get_iterator`."""
-    return iter([Routed(one, before, during, after) for one in inputs])
+    return iter([Routed(one, preprocess_params, forward_params, postprocess_params) for one in inputs])
 
 
 def route(call: Callable[..., object], pipe: Pipeline, arguments: Mapping[str, object], options: Options) -> Routed:
@@ -72,18 +78,17 @@ class Arguments:
             given["forward_params"] = {name: values.tensor(value) for name, value in given["forward_params"].items()}
         return given
 
-    def during(self, row: Options) -> Options:
+    def forward_params(self, row: Options) -> Options:
         """Arguments of the pipeline's forward."""
-        return (self._sorted(row) if row else self._defaults)[0]
+        return (self._sorted(row) if row else self._defaults).forward_params
 
-    def after(self, row: Options) -> Options:
+    def postprocess_params(self, row: Options) -> Options:
         """Arguments of the pipeline's postprocess."""
-        return (self._sorted(row) if row else self._defaults)[1]
+        return (self._sorted(row) if row else self._defaults).postprocess_params
 
-    def _sorted(self, row: Options) -> tuple[Options, Options]:
+    def _sorted(self, row: Options) -> PhaseArguments:
         given = self.given(row)
-        called = self._pipe._sanitize_parameters(**{name: given[name] for name in given if name not in self._items})
-        return {**self._pipe._forward_params, **called[1]}, {**self._pipe._postprocess_params, **called[2]}
+        return sort_arguments(self._pipe, {name: given[name] for name in given if name not in self._items})
 
 
 def options_key(options: Mapping[str, Any]) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dray.pipelines.batching.collating import plain
+from dray.pipelines.internals.pipelines import run_forward
 from dray.pipelines.media.opening import MediaOptions
 from dray.pipelines.phases.intercept import Options, route
-from dray.pipelines.tasks.table import Task
+from dray.pipelines.tasks.task import Task
 
 if TYPE_CHECKING:
     from transformers import Pipeline
@@ -32,10 +33,10 @@ def main_output(pipe: Pipeline, task: Task, media: MediaOptions, options: Option
     try:
         routed = route(task.call, pipe, {name: decode(sample, media)}, options)
         with torch.inference_mode():
-            inputs = plain(pipe.preprocess(routed.inputs, **routed.before))
+            inputs = plain(pipe.preprocess(routed.inputs, **routed.preprocess_params))
             inputs.pop("attention_mask", None)  # models look at its values
-            outputs = pipe._forward(pipe._ensure_tensor_on_device(inputs, pipe.device))
-        wanted = outputs["pooler_output"] if routed.after.get("pool") else outputs[0]
+            outputs = run_forward(pipe, inputs)
+        wanted = outputs["pooler_output"] if routed.postprocess_params.get("pool") else outputs[0]
     except Exception:  # whatever a model raises that finds no values
         return None
     return wanted.ndim, wanted.shape[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,29 +15,31 @@ from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import ConfigError, RequestError
 from dray.pipelines.media import values
 from dray.pipelines.media.admission import Admission
-from dray.pipelines.phases.phases import Item, Phases
+from dray.pipelines.phases.item import Item
+from dray.pipelines.phases.phases import Phases
 from dray.pipelines.protocols import openai, openai_speech, openai_text, openai_vectors
-from dray.pipelines.tasks import table
-from dray.pipelines.tasks.table import Task
+from dray.pipelines.tasks.names import find_task
+from dray.pipelines.tasks.table import TASKS
+from dray.pipelines.tasks.task import Task
 
 if TYPE_CHECKING:
     from transformers import Pipeline
 
 REQUEST = "request"
-ENDPOINTS: Mapping[str, Sequence[str]] = {  # task -> what it answers
-    "automatic-speech-recognition": ("/v1/audio/transcriptions", "/v1/audio/translations"),
-    "feature-extraction": ("/v1/embeddings",),
-    "text-generation": ("/v1/chat/completions", "/v1/completions"),
-    "image-text-to-text": ("/v1/chat/completions", "/v1/completions"),
-}
 
 
-def task_of(task: Task) -> Task:
+def requests_task(task: Task) -> Task:
     """The task whose rows are requests. Raises ConfigError for one that OpenAI has no endpoint for."""
-    if task.name not in ENDPOINTS:
-        raise ConfigError(f"input.format: openai is for the tasks {', '.join(ENDPOINTS)}; this is {task.name}")
+    if not task.endpoints:
+        known = ", ".join(name for name, each in TASKS.items() if each.endpoints)
+        raise ConfigError(f"input.format: openai is for the tasks {known}; this is {task.name}")
     return replace(
-        task, arguments={REQUEST: values.as_it_is}, late=(REQUEST,), optional=False, schema=lambda shape: pa.string()
+        task,
+        arguments={REQUEST: values.as_it_is},
+        postprocess_arguments=(REQUEST,),
+        optional=False,
+        schema=lambda shape: pa.string(),
+        phases=Requests,
     )
 
 
@@ -62,8 +64,8 @@ class Requests(Phases):
     """A pipeline whose items are requests. The prediction is the body of the answer as JSON, without `id` and `created`."""
 
     def __init__(self, pipe: Pipeline, config: JobConfig, task: Task) -> None:
-        """`task` is one of `task_of`."""
-        self._plain = table.find_task(task.name)
+        """`task` is one of `requests_task`."""
+        self._plain = find_task(task.name)
         super().__init__(pipe, config, self._plain)
         self.task = task
         self._name = config.model or task.name
@@ -99,8 +101,9 @@ class Requests(Phases):
         """Raises RequestError for what is no request, or none for this task."""
         sent = openai.line(str(item.values.get(REQUEST, item.options.get(REQUEST))))
         url, body = sent["url"], sent["body"]
-        if url not in ENDPOINTS[self.task.name]:
-            raise RequestError(f"url: {self.task.name} answers {' and '.join(ENDPOINTS[self.task.name])}, not {str(url)[:100]}")
+        known = [f"/v1/{endpoint}" for endpoint in self.task.endpoints]
+        if url not in known:
+            raise RequestError(f"url: {self.task.name} answers {' and '.join(known)}, not {str(url)[:100]}")
         kinds: Sequence[str] = ()
         asked: Any
         if url == "/v1/embeddings":

@@ -14,10 +14,11 @@ from typing import Any
 from dray.pipelines.errors import RequestError
 from dray.pipelines.media import values
 from dray.pipelines.media.admission import Admission
-from dray.pipelines.phases.phases import MEDIA, Item
+from dray.pipelines.phases.item import Item
+from dray.pipelines.phases.phases import MEDIA
 from dray.pipelines.protocols import vectors
-from dray.pipelines.protocols.parameters import allowed
-from dray.pipelines.tasks.table import Task
+from dray.pipelines.tasks.client_parameters import allowed
+from dray.pipelines.tasks.task import Task
 
 MOST_INPUTS = 2048  # in one request
 JSON, FLAC = "application/json", "audio/flac"
@@ -71,7 +72,7 @@ async def asked(task: Task, body: bytes, content_type: str, admission: Admission
         raise RequestError('"parameters" must be an object')
     named: dict[str, Any] = {RENAMED.get(name, str(name)): value for name, value in parameters.items()}
     extras = {name: value for name, value in {**named, **sent}.items() if name in (*EMBEDDING, *OWN) and value is not None}
-    options = allowed(task.name, {name: value for name, value in named.items() if name not in (*EMBEDDING, *OWN)})
+    options = allowed(task, {name: value for name, value in named.items() if name not in (*EMBEDDING, *OWN)})
     options |= _of_embedding(task, extras)
     inputs = sent["inputs"]
     is_list = isinstance(inputs, list) and _are_several(task, inputs)
@@ -87,7 +88,7 @@ async def asked(task: Task, body: bytes, content_type: str, admission: Admission
 def _of_embedding(task: Task, extras: Mapping[str, Any]) -> dict[str, Any]:
     """The pipeline's arguments for what is asked of an embedding. Raises RequestError."""
     asked = {name: extras[name] for name in EMBEDDING if name in extras}
-    does = {"truncation_direction": "right", "encoding_format": "float"} if task.name == "feature-extraction" else {}
+    does = {"truncation_direction": "right", "encoding_format": "float"} if task.embeds else {}
     for name, value in asked.items():
         if not does or name == "prompt_name":
             raise RequestError(f"{task.name} takes no {name} here")
@@ -118,12 +119,11 @@ def _no_number(name: str) -> object:
 
 def answered(task: Task, request: Asked, predictions: list[Any]) -> tuple[bytes, str]:
     """(body, media type) of the answer; `predictions` as the batch job would write them."""
-    if task.name == "text-to-audio" and not request.is_list:
+    if task.makes_sound and not request.is_list:
         return bytes(predictions[0]["audio"]), FLAC
-    shape = SHAPES.get(task.name, lambda prediction: prediction)
-    shaped = [_embedded(shape(prediction), request.extras or {}) for prediction in predictions]
-    if task.name == "text-classification" and not request.is_list:
-        shaped = [shaped]  # a list for each of the texts, also where there is one
+    shaped = [_embedded(task.to_client(prediction), request.extras or {}) for prediction in predictions]
+    if task.answers_with_list and not request.is_list:
+        shaped = [shaped]
     content = shaped if request.is_list else shaped[0]
     return plain_json(content), JSON
 
@@ -217,21 +217,6 @@ def _embedded(prediction: object, extras: Mapping[str, Any]) -> object:
     if "dimensions" in extras:
         return vectors.shortened(vectors.array(prediction), extras["dimensions"])
     return vectors.normalized(vectors.array(prediction)) if extras.get("normalize") else prediction
-
-
-def _ranked(prediction: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Zero-shot labels with their scores as records."""
-    return [{"label": label, "score": score} for label, score in zip(prediction["labels"], prediction["scores"], strict=True)]
-
-
-def _filled(prediction: list[dict[str, Any]]) -> list[Any]:
-    """Answers for one mask; for several, a list for each."""
-    masks = [[answer for answer in prediction if answer["mask"] == mask] for mask in range(1 + prediction[-1]["mask"])]
-    nested = [[{name: value for name, value in answer.items() if name != "mask"} for answer in answers] for answers in masks]
-    return nested if len(nested) > 1 else nested[0]
-
-
-SHAPES: Mapping[str, Callable[[Any], Any]] = {"zero-shot-classification": _ranked, "fill-mask": _filled}
 
 
 def _plain(value: object) -> object:

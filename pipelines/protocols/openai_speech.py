@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dray.pipelines.errors import RequestError
 from dray.pipelines.media import subtitles
-from dray.pipelines.phases.phases import Item
+from dray.pipelines.phases.item import Item
 from dray.pipelines.protocols.openai import Transcribe
 
 if TYPE_CHECKING:

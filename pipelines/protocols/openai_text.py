@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dray.pipelines.errors import RequestError
 from dray.pipelines.media.admission import Admission
-from dray.pipelines.phases.phases import Item
+from dray.pipelines.phases.item import Item
 from dray.pipelines.protocols.huggingface import message
 from dray.pipelines.protocols.openai import MOST_INPUTS, Chat, Complete, Generate
 

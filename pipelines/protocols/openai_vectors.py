@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dray.pipelines.errors import RequestError
-from dray.pipelines.phases.phases import Item
+from dray.pipelines.phases.item import Item
 from dray.pipelines.protocols import vectors
 from dray.pipelines.protocols.openai import MOST_INPUTS, Embed
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dray.pipelines.tasks.task import Task
+
 if TYPE_CHECKING:
     from transformers import Pipeline
 
 TABLES = ("position_embeddings", "embed_positions", "wpe")  # names of these tables in the models of transformers
-TASKS = (  # whose models count positions from the first token to the last
-    "text-classification", "token-classification", "zero-shot-classification", "fill-mask", "feature-extraction",
-    "text-generation",
-)  # fmt: skip
 
 
-def known(pipe: Pipeline, task: str) -> int | None:
+def known(pipe: Pipeline, task: Task) -> int | None:
     """Tokens that a text may have; None where no table of learned positions bounds it."""
     from torch.nn import Embedding
 
-    if task not in TASKS:
+    if not task.bounded_by_positions:
         return None
     for name, module in pipe.model.named_modules():
         if isinstance(module, Embedding) and name.rpartition(".")[2] in TABLES:

@@ -78,3 +78,15 @@ def answers(prediction: Mapping[str, Prediction]) -> list[Prediction]:
 
 def _records(by_option: Mapping[str, object] | None, name: str) -> list[Prediction] | None:
     return None if by_option is None else [{"option": option, name: value} for option, value in by_option.items()]
+
+
+def ranked_records(prediction: Mapping[str, Any]) -> list[Prediction]:
+    """Zero-shot labels with their scores as records, as Hugging Face's inference API gives them."""
+    return [{"label": label, "score": score} for label, score in zip(prediction["labels"], prediction["scores"], strict=True)]
+
+
+def nested_masks(prediction: list[Prediction]) -> list[Any]:
+    """What `flat_masks` made flat: the answers for one mask; of several, a list for each."""
+    masks = [[answer for answer in prediction if answer["mask"] == mask] for mask in range(1 + prediction[-1]["mask"])]
+    nested = [[{name: value for name, value in answer.items() if name != "mask"} for answer in answers] for answers in masks]
+    return nested if len(nested) > 1 else nested[0]

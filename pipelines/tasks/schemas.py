@@ -54,19 +54,19 @@ class Shape:
 
     Attributes:
         pipe: the pipeline.
-        after: arguments of its `postprocess`.
+        postprocess_params: arguments of its `postprocess`.
         columns: pipeline argument -> Arrow type of its column.
         output: (dimensions, size of the last) of the model's main output, where that could be found out.
     """
 
     pipe: Pipeline
-    after: Mapping[str, object] = field(default_factory=dict)
+    postprocess_params: Mapping[str, object] = field(default_factory=dict)
     columns: Mapping[str, pa.DataType] = field(default_factory=dict)
     output: tuple[int, int] | None = None
 
     def asks(self, option: str) -> bool:
         """Whether the option is on, for all rows or, by a column, for some."""
-        return bool(self.after.get(option)) or option in self.columns
+        return bool(self.postprocess_params.get(option)) or option in self.columns
 
 
 def transcript(shape: Shape) -> pa.DataType:
@@ -83,7 +83,7 @@ def transcript(shape: Shape) -> pa.DataType:
 def entities(shape: Shape) -> pa.DataType:
     """Token classification: tokens, or groups of them under an aggregation strategy."""
     tokens, groups = [("entity", STRING), ("index", INT)], [("entity_group", STRING)]
-    strategy = getattr(shape.after.get("aggregation_strategy"), "value", "none")
+    strategy = getattr(shape.postprocess_params.get("aggregation_strategy"), "value", "none")
     what = tokens if strategy == "none" else groups
     if "aggregation_strategy" in shape.columns:
         what = [*tokens, *groups]
@@ -128,14 +128,14 @@ def answered(shape: Shape) -> pa.DataType:
         "image": ("generated_image", BINARY),
         "audio": ("generated_audio", pa.list_(pa.float32())),
     }
-    result = results[str(shape.after.get("generation_mode") or "text")]
+    result = results[str(shape.postprocess_params.get("generation_mode") or "text")]
     if kind == "TENSORS":
         result = ("generated_token_ids", pa.list_(INT))
     return pa.list_(pa.struct([("input_text", asked), result]))
 
 
 def _return_type(shape: Shape) -> str:
-    return getattr(shape.after.get("return_type"), "name", "FULL_TEXT")
+    return getattr(shape.postprocess_params.get("return_type"), "name", "FULL_TEXT")
 
 
 def _chat(column: pa.DataType | None) -> pa.DataType | None:

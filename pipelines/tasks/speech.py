@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from dray.pipelines.batching.padding import Sharing, equal_but_for_padding, equal_shapes
+from dray.pipelines.internals.pipelines import samples_per_output
 from dray.pipelines.media import audio
 from dray.pipelines.media.chunking import Samples, Window, chunks
 from dray.pipelines.media.opening import MediaOptions
@@ -46,7 +47,9 @@ def preprocess(
             yield dict(inputs), seconds
         return
     stop = 0
-    for chunk, span in chunks(audio.audio(cell, options), Window.of(chunk_length_s, stride_length_s, rate, pipe._align_to)):
+    for chunk, span in chunks(
+        audio.audio(cell, options), Window.of(chunk_length_s, stride_length_s, rate, samples_per_output(pipe))
+    ):
         inputs = _features(pipe, chunk)
         yield {"is_last": span.is_last, "stride": span.stride, **inputs}, (span.stop - stop) / rate
         stop = span.stop
@@ -75,7 +78,7 @@ def _long_enough(pipe: Pipeline, samples: Samples) -> Samples:
 
 
 def trim(
-    pipe: Pipeline, inputs: Mapping[str, torch.Tensor], output: dict[str, object], during: Mapping[str, object]
+    pipe: Pipeline, inputs: Mapping[str, torch.Tensor], output: dict[str, object], forward_params: Mapping[str, object]
 ) -> dict[str, object]:
     """Cuts off the frames of a CTC output that stand for padding; other outputs stay as they are.
 
@@ -92,13 +95,13 @@ def trim(
     return {**output, "tokens": tokens[:, :frames]}
 
 
-def shares(pipe: Pipeline, inputs: Mapping[str, torch.Tensor], during: Mapping[str, object]) -> Hashable:
+def shares(pipe: Pipeline, inputs: Mapping[str, torch.Tensor], forward_params: Mapping[str, object]) -> Hashable:
     """Padding changes results in two cases, and parts of different lengths then do not share a batch, or none do.
 
     Group normalization over time sees padding, whatever the mask says. Whisper finds the times of words in attention weights
     that it normalizes over the whole batch.
     """
-    if getattr(pipe, "type", None) == "seq2seq_whisper" and during.get("return_timestamps") == "word":
+    if getattr(pipe, "type", None) == "seq2seq_whisper" and forward_params.get("return_timestamps") == "word":
         return Sharing.ALONE
     sees_padding = getattr(pipe.model.config, "feat_extract_norm", None) == "group"
-    return (equal_shapes if sees_padding else equal_but_for_padding)(pipe, inputs, during)
+    return (equal_shapes if sees_padding else equal_but_for_padding)(pipe, inputs, forward_params)

@@ -25,7 +25,8 @@ from transformers.utils.logging import disable_progress_bar
 from workloads import HIDDEN, WORKLOADS, Workload, read
 
 if TYPE_CHECKING:
-    from dray.pipelines.phases.phases import Item, Phases
+    from dray.pipelines.phases.item import Item
+    from dray.pipelines.phases.phases import Phases
 
 BATCHES = (8, 32)
 THREADS = 2
@@ -54,7 +55,7 @@ class Case:
 
     def item(self, cell: object) -> Item:
         """A row, for these."""
-        from dray.pipelines.phases.phases import Item
+        from dray.pipelines.phases.item import Item
 
         return Item({self.workload.argument: cell})
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import aiohttp
-import builders
 import numpy as np
 import torch
 import yaml
-from conftest import ROOT, free_port
+from support import builders
+from support.places import ROOT, free_port
 from workloads import HIDDEN, LAYERS, ctc_model, flac
 
 CLIENTS, REQUESTS, LONG_SHARE = 64, 1500, 0.1

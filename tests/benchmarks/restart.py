@@ -9,10 +9,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import builders
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from support import builders
 
 from dray.jobs.batch.job import run
 from dray.jobs.batch.preflight import check
@@ -76,8 +76,8 @@ def measured(config: JobConfig) -> tuple[float, float, float]:
 
 MEMORY = """
 import resource, sys, time
-from jobs.commits import finished_keys
-from jobs.storage import Folder
+from dray.jobs.outputs.commits import finished_keys
+from dray.jobs.storage.folder import Folder
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 started = time.perf_counter()
 keys = finished_keys(Folder(sys.argv[1], {}))

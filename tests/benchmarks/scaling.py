@@ -14,11 +14,10 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
-import builders
-import drilling
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from support import builders, drilling
 
 SLEEP_S, BATCH = 0.1, 4  # of the model, for a batch of so many rows
 ACTORS = (1, 4, 16)
@@ -46,8 +45,8 @@ class Memory(NamedTuple):
 
 JOB = """
 import json, resource, sys, ray
-from jobs.run import run
-from pipelines.config import load_config
+from dray.jobs.batch.job import run
+from dray.pipelines.config import load_config
 ray.init(address="local", num_cpus=int(sys.argv[2]), include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 started = resource.getrusage(resource.RUSAGE_SELF)
 summary = run(load_config(sys.argv[1]))

@@ -6,8 +6,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import builders
 import torch
+from support import builders
+from support.loading import load_phases
 
 from dray.pipelines.batching.parts import Limits
 from dray.pipelines.config import parse_config
@@ -15,8 +16,7 @@ from dray.pipelines.engine.block import sample_parts
 from dray.pipelines.engine.forward import forward_parts
 from dray.pipelines.engine.tuning_cache import Tuner
 from dray.pipelines.engine.watchdog import Watch
-from dray.pipelines.models.loading import load_phases
-from dray.pipelines.phases.phases import Item
+from dray.pipelines.phases.item import Item
 
 ROWS, ROUNDS = 600, 3
 

@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import builders
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
-import tiny_text
-import tiny_vision
 import transformers
+from support import builders, tiny_text, tiny_vision
 
 SHARDS = 4
 LAYERS, HIDDEN = 6, 384  # of BERT for texts, as of all-MiniLM-L6

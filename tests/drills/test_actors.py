@@ -1,10 +1,10 @@
 """Workers and nodes die while a job runs, which goes on."""
 
-import builders
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from drilling import TextJob, kill_one, text_job
+from support import builders
+from support.drilling import TextJob, kill_one, text_job
 
 
 @pytest.mark.slow

@@ -5,9 +5,9 @@ import re
 import signal
 import time
 
-import builders
 import pytest
-from drilling import text_job
+from support import builders
+from support.drilling import text_job
 
 TEXTS = builders.texts(4000, median=8)
 

@@ -1,9 +1,9 @@
 """A whole node dies: raylet, workers and the objects that it held."""
 
-import builders
 import psutil
 import pytest
-from drilling import text_job
+from support import builders
+from support.drilling import text_job
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import re
 
-import builders
 import pytest
-from drilling import text_job, trouble_model
+from support import builders
+from support.drilling import text_job, trouble_model
 
 
 def with_trouble(texts: list[str], **rows: list[int]) -> list[str]:

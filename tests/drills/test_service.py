@@ -14,12 +14,12 @@ import urllib.request
 from pathlib import Path
 
 import aiohttp
-import builders
 import psutil
 import pytest
 import yaml
-from conftest import ROOT, free_port
-from serving import Served, ask_all
+from support import builders
+from support.places import ROOT, free_port
+from support.serving import Served, ask_all
 
 SECONDS = 0.2  # that the model takes for a batch
 TEXTS = builders.texts(200, median=8)

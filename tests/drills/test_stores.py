@@ -1,8 +1,8 @@
 """The object store answers with errors, slowly, half, or not at all."""
 
-import builders
 import pytest
-from drilling import text_job
+from support import builders
+from support.drilling import text_job
 
 pytestmark = pytest.mark.slow
 

@@ -1,9 +1,8 @@
 """`dray tune` tries batches and copies on the cluster, with rows of the input, and jobs use what it found."""
 
-import builders
-import drilling
 import pytest
-from test_job import rows_of, write_texts
+from support import builders, drilling
+from support.jobs import rows_of, write_texts
 
 from dray.jobs.batch.job import run
 from dray.jobs.tune import Crew, Found, chosen, tune

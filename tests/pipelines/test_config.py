@@ -1,10 +1,10 @@
 import pytest
-from conftest import ROOT
 from pydantic import ValidationError
+from support.places import ROOT
 
 from dray.pipelines.config import describe, load_config
 from dray.pipelines.errors import ConfigError
-from dray.pipelines.tasks.table import find_task
+from dray.pipelines.tasks.names import find_task
 
 FULL = """
 task: automatic-speech-recognition

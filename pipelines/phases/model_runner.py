@@ -1,0 +1,159 @@
+"""The forward phase: the model of one pipeline, run on batches of model inputs."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dray.pipelines.batching.collating import cast, collate, split
+from dray.pipelines.batching.length_buckets import collate_bucketed, has_buckets
+from dray.pipelines.batching.padding import Sharing
+from dray.pipelines.batching.parts import Inputs, Output, Part
+from dray.pipelines.batching.staging import Staging
+from dray.pipelines.config import JobConfig
+from dray.pipelines.generation import continuous, sampling, shrinking
+from dray.pipelines.internals.generation import continues_prompts
+from dray.pipelines.internals.pipelines import generates
+from dray.pipelines.phases.intercept import Arguments, Options
+from dray.pipelines.tasks.task import Task
+
+if TYPE_CHECKING:
+    from transformers import Pipeline
+
+CONTINUOUS = 16  # times as much is handed to continuous batching, which makes its own batches
+
+
+class ModelRunner:
+    """Runs the model of a pipeline.
+
+    Attributes:
+        pipe: the pipeline.
+        continues: whether the model continues prompts, which batches pad on the left.
+        is_compiled: whether torch has compiled the model.
+        has_buckets: whether texts are padded to one of a few lengths.
+        is_continuous: whether transformers' continuous batching runs it.
+    """
+
+    def __init__(self, pipe: Pipeline, config: JobConfig, task: Task, arguments: Arguments) -> None:
+        """`arguments` are those of the config's calls."""
+        self.pipe, self._task, self._arguments = pipe, task, arguments
+        self.continues = task.trim is sampling.trim and continues_prompts(pipe)
+        self.is_compiled = config.engine.compile
+        self.has_buckets = self.is_compiled and has_buckets(pipe)
+        wanted = config.engine.continuous_batching
+        continues = task.continuous and (self.on_accelerator if wanted == "auto" else wanted)
+        self.is_continuous = continues and continuous.is_plain(pipe, arguments.forward_params({}))
+        self._staging = Staging(self._collated, pipe.device, self.context)
+
+    def copy_for(self, pipe: Pipeline) -> ModelRunner:
+        """The same for a copy of the pipeline."""
+        runner = copy.copy(self)
+        runner.pipe = pipe
+        runner._staging = Staging(runner._collated, pipe.device, runner.context)
+        return runner
+
+    @property
+    def on_accelerator(self) -> bool:
+        """Whether the weights are on something other than the CPU."""
+        return self.pipe.device.type not in ("cpu", "meta")
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model generates text, token by token."""
+        return generates(self.pipe)
+
+    @property
+    def batches_at_once(self) -> int:
+        """How many budgets of parts the model is given at once."""
+        return CONTINUOUS if self.is_continuous else 1
+
+    @property
+    def draws_by_row(self) -> bool:
+        """Whether rows that share a batch can draw from random numbers of their own."""
+        return self._task.trim is sampling.trim
+
+    @property
+    def _shrinks(self) -> bool:
+        """Whether batches of generated text may shrink: where there are batches, and nothing was compiled for their size."""
+        return self.generates and self._task.trim is not None and not (self.on_accelerator or self.is_compiled)
+
+    def forward(self, parts: Sequence[Part]) -> list[Output]:
+        """Runs the model on one batch of parts of one group. One output per part, in order, on the CPU."""
+        forward_params = self._arguments.forward_params(parts[0].options)
+        limits = [
+            sampling.new_tokens(self._arguments.forward_params(part.options)) if self.continues else None for part in parts
+        ]
+        if len(set(limits)) > 1:
+            forward_params = sampling.with_new_tokens(forward_params, max(limit for limit in limits if limit is not None))
+        listeners = [part.listener for part in parts]
+        if any(listeners):
+            from dray.pipelines.generation.streaming import heard
+
+            forward_params = heard(self.pipe, forward_params, listeners, limits)
+        elif self.is_continuous and continuous.is_plain(self.pipe, forward_params):
+            with contextlib.suppress(continuous.Unsupported):
+                return self._shortened(parts, continuous.generate(self.pipe, parts, forward_params), limits)
+            self.is_continuous = False
+        elif self._shrinks:
+            forward_params = shrinking.handed(self.pipe, forward_params)
+        with self.context(), self._randomness(parts, forward_params):
+            if self._task.forwards_whole:
+                return [self._forward_whole(part, forward_params) for part in parts]
+            inputs, length = self._staging.take(parts)
+            outputs = split(self.pipe.forward(inputs, **forward_params), len(parts), was_collated=length > 0)
+        if self._task.trim is not None and (len(parts) > 1 or length):
+            trim = self._task.trim
+            outputs = [
+                trim(self.pipe, part.inputs, output, forward_params) for part, output in zip(parts, outputs, strict=True)
+            ]
+        return self._shortened(parts, outputs, limits)
+
+    def stage(self, parts: Sequence[Part]) -> None:
+        """Begins to collate a batch that is soon to be run, and to copy it to the accelerator, where there is one."""
+        if parts and self.on_accelerator and not self._task.forwards_whole and not self.is_continuous:
+            self._staging.begin(parts)
+
+    def unstage(self) -> None:
+        """Forgets what was staged and not run."""
+        self._staging.clear()
+
+    def context(self) -> contextlib.AbstractContextManager[None]:
+        """Without gradients; on accelerators in inference mode, which some kinds of quantized weights cannot be used in."""
+        import torch
+
+        is_plain = getattr(self.pipe.model.config, "quantization_config", None) is None
+        context: contextlib.AbstractContextManager[None] = (
+            torch.inference_mode() if self.on_accelerator and is_plain else torch.no_grad()
+        )
+        return context
+
+    def _collated(self, parts: Sequence[Part]) -> tuple[Inputs, int]:
+        """One input of the model, and the length that its texts were padded to, where that is more than was needed."""
+        inputs, length = collate_bucketed(self.pipe, parts) if self.has_buckets else (collate(self.pipe, parts), 0)
+        return cast(inputs, self.pipe.dtype), length
+
+    def _shortened(self, parts: Sequence[Part], outputs: list[Output], limits: Sequence[int | None]) -> list[Output]:
+        if len(set(limits)) == 1:
+            return outputs
+        rows = zip(parts, outputs, limits, strict=True)
+        return [sampling.shorten(part.inputs, output, limit) for part, output, limit in rows]
+
+    def _forward_whole(self, part: Part, forward_params: Options) -> Output:
+        preprocess_params: Any = part.inputs["before"]
+        parts = self.pipe.preprocess(part.inputs["inputs"], **preprocess_params)
+        outputs = [self.pipe.forward(inputs, **forward_params) for inputs in parts]
+        for output in outputs:
+            output.pop("is_last", None)
+        return outputs
+
+    def _randomness(self, parts: Sequence[Part], forward_params: Options) -> contextlib.AbstractContextManager[object]:
+        """Random numbers that depend on nothing but the rows' seeds."""
+        import torch
+
+        if sampling.samples(self.pipe, forward_params) and self.draws_by_row:
+            return sampling.seeded(self.pipe, [part.seed for part in parts])
+        if parts[0].group is Sharing.ALONE:
+            torch.manual_seed(parts[0].seed)
+        return contextlib.nullcontext()

@@ -1,0 +1,69 @@
+"""A task by its name: aliases, what transformers has removed, and what the installed version lacks."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from dray.pipelines.config import nearest
+from dray.pipelines.errors import ConfigError
+from dray.pipelines.tasks.table import TASKS
+from dray.pipelines.tasks.task import Task
+
+ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification", "text-to-speech": "text-to-audio"}
+
+FEATURES = {"input_ids": "feature-extraction", "pixel_values": "image-feature-extraction"}  # by a bare model's main input
+
+# What transformers 5 has removed, and the way to go now.
+REMOVED = {
+    "question-answering": "text-generation with a chat model",
+    "summarization": "text-generation with a chat model",
+    "text2text-generation": "text-generation with a chat model",
+    "translation": "text-generation with a chat model",
+    "visual-question-answering": "image-text-to-text with a vision-language model",
+    "vqa": "image-text-to-text with a vision-language model",
+    "image-to-text": "image-text-to-text with a vision-language model",
+    "image-to-image": "the diffusers library",
+}
+
+
+def find_task(name: str) -> Task:
+    """The task of that name or alias.
+
+    Raises:
+        ConfigError: no such task (removed ones are told what replaces them, others the nearest name), or the installed
+            transformers, or a package that it needs, is without it.
+    """
+    name = ALIASES.get(name, name)
+    if name in TASKS:
+        _refuse_missing(TASKS[name])
+        return TASKS[name]
+    removed = "translation" if name.startswith("translation_") else name
+    if removed in REMOVED:
+        raise ConfigError(f"task: transformers has removed {name}; use {REMOVED[removed]}")
+    raise ConfigError(f"task: dray does not run {name}{nearest(name, [*TASKS, *ALIASES])}")
+
+
+def is_known(name: str) -> bool:
+    """Whether that is a task's name or alias."""
+    return ALIASES.get(name, name) in TASKS
+
+
+def special_first() -> list[str]:
+    """The names of the tasks that the installed transformers has; those whose pipelines take others' models too come last."""
+    from transformers.pipelines import SUPPORTED_TASKS
+
+    return sorted((name for name in TASKS if name in SUPPORTED_TASKS), key=lambda name: TASKS[name].general)
+
+
+def task_without_head(model: type) -> Task | None:
+    """The task of a class of models that have no head: by its methods, or its main input."""
+    if hasattr(model, "get_audio_features") and hasattr(model, "get_text_features"):
+        return find_task("zero-shot-audio-classification")
+    name = FEATURES.get(getattr(model, "main_input_name", ""))
+    return find_task(name) if name else None
+
+
+def _refuse_missing(task: Task) -> None:
+    missing = [package for package in task.needs if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ConfigError(f"task: {task.name} needs {missing[0]}, which is not installed; pip install {missing[0]}")

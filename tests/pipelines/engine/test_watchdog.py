@@ -1,0 +1,71 @@
+"""Work that hangs ends its process, and says which work it was."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from support.places import ROOT
+
+from dray.pipelines.engine.watchdog import Watch
+
+PROCESS = """
+import ctypes, sys, threading, time
+from dray.pipelines.engine.watchdog import Watch
+
+def hang():
+    time.sleep(60)
+
+def freeze():
+    ctypes.PyDLL(None).sleep(60)
+
+def ruin():
+    watch.ruined(RuntimeError("the card is gone"))
+
+def quick():
+    pass
+
+watch = Watch(1.0)
+watch.start(lambda work, error: print(work.stage, list(work.keys), error.kind, flush=True))
+for name in sys.argv[1:]:
+    with watch.on("forward", [3, 4], 1):
+        globals()[name]()
+"""
+
+
+def run(*steps: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", PROCESS, *steps], capture_output=True, text=True, cwd=ROOT, timeout=50)
+
+
+@pytest.mark.parametrize(("step", "said"), [("hang", "forward [3, 4] TimeoutError"), ("ruin", "forward [3, 4] RuntimeError")])
+def test_the_last_work_is_told(step, said):
+    done = run("quick", step)
+    assert (done.returncode, done.stdout.strip()) == (1, said)
+    assert "forward of 2 rows ends this process" in done.stderr
+
+
+def test_native_code_that_keeps_pythons_lock_is_ended_too(monkeypatch):
+    done = run("freeze")
+    assert done.returncode == 1
+    assert "Timeout (0:00:0" in done.stderr  # with the stack
+
+
+def test_work_in_time_is_left_alone():
+    assert run(*["quick"] * 3).returncode == 0
+
+
+def test_who_listens_hears_of_work_before_it_begins():
+    watch, heard = Watch(60), []
+    watch.before = heard.append
+    with watch.on("preprocess", [1]):
+        assert [(work.stage, work.keys) for work in heard] == [("preprocess", [1])]
+        assert time.monotonic() - heard[0].began < 5
+    watch.before = None
+    with watch.on("preprocess", [2]):
+        assert len(heard) == 1
+
+
+def test_ruin_of_a_process_that_nobody_watches_is_an_error_like_others():
+    watch = Watch(60)
+    with watch.on("forward", [1]):
+        watch.ruined(RuntimeError("the card is gone"))
