@@ -16,6 +16,7 @@ from dray.jobs.batch.preflight import Job
 from dray.jobs.batch.stages import Forward, Fused, Postprocess, Preprocess
 from dray.jobs.batch.worker import Worker
 from dray.jobs.cluster.plan import Plan, Pool
+from dray.jobs.cluster.ray_internals import set_task_cpus
 from dray.jobs.inputs.dataset import Input
 from dray.jobs.keys import KeySet
 
@@ -26,9 +27,7 @@ def read(data: Input, left: Sequence[Piece], finished: KeySet, plan: Plan) -> Da
     at_once = plan.disk_tasks if isinstance(data.filesystem, LocalFileSystem) else None  # elsewhere files are waited for
     rows = ray.data.read_datasource(source, override_num_blocks=len(source), num_cpus=plan.task_cpus, concurrency=at_once)
     rows = rows.repartition(target_num_rows_per_block=plan.block_rows, strict=True)
-    # Ray 2.60 has no argument for this: a repartition task asks for a whole CPU, which on small machines the actors
-    # never leave free.
-    rows._logical_plan.dag.ray_remote_args["num_cpus"] = plan.task_cpus
+    set_task_cpus(rows, plan.task_cpus)
     return rows
 
 

@@ -30,7 +30,8 @@ from dray.pipelines.meter import LARGEST, SMALLEST, Meter
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
-    from ray.data._internal.execution.interfaces import TaskContext
+
+    from dray.jobs.cluster.ray_internals import TaskContext
 
 WRITE_UUID = "write_uuid"  # Ray's name for the write's identity in a task's arguments
 

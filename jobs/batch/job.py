@@ -28,7 +28,7 @@ from dray.jobs.batch.report import render
 from dray.jobs.batch.summary import summarize
 from dray.jobs.cluster.connect import Cluster
 from dray.jobs.cluster.plan import Plan, cluster_nodes, free_nodes, make_plan
-from dray.jobs.cluster.ray_internals import controlled
+from dray.jobs.cluster.ray_internals import execution_callback
 from dray.jobs.keys import KeySet
 from dray.jobs.outputs.commits import checkpoint_config, finished_keys
 from dray.jobs.outputs.retry import attempts, failed_rows
@@ -137,7 +137,7 @@ def _execute(job: Job, plan: Plan, written: Written) -> None:
     stop: list[JobError] = []
     context = DataContext.get_current()
     context.checkpoint_config = checkpoint_config(job.output)
-    context.custom_execution_callback_classes = [controlled(plan, stop)]
+    context.custom_execution_callback_classes = [execution_callback(plan.offered.cpus, plan.offered.gpus, stop)]
     assert job.lease is not None
     tried = attempts(job.output)
     sink = Sink(job.output, job.config.output, ledger, job.lease.run, ray.put(tried) if tried else None)

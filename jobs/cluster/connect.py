@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import ray
-from ray._common.network_utils import parse_address
-from ray._private.services import canonicalize_bootstrap_address
 from ray.data import DataContext
 
+from dray.jobs.cluster.ray_internals import cluster_address, host_and_port
 from dray.pipelines.errors import ConfigError, reason
 
 LOCAL = "local"  # as an address: a cluster of this process's own
@@ -138,12 +137,12 @@ def _answering(address: str | None) -> str:
     asked = address or os.environ.get("RAY_ADDRESS")
     if asked is not None and (asked == LOCAL or "://" in asked):
         return asked
-    found: str | None = canonicalize_bootstrap_address(asked)
+    found = cluster_address(asked)
     if found is None:
         return LOCAL
-    host, port = parse_address(found)
+    place = host_and_port(found)
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        socket.create_connection(place, timeout=5).close()
     except OSError as error:
         if asked not in (None, "auto"):
             raise ConnectionError(reason(error)) from None

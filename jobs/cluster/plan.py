@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import ray
-from ray._private.state import available_resources_per_node
 
+from dray.jobs.cluster.ray_internals import free_resources
 from dray.pipelines.config import EngineConfig
 from dray.pipelines.errors import ConfigError
 
@@ -133,7 +133,7 @@ def free_nodes(engine: EngineConfig, interval_s: float = 10.0) -> list[Node]:
     wanted = min(1.0, largest), min(1.0, gpus) if engine.device == "auto" or engine.device.startswith("cuda") else 0.0
     said = time.monotonic() - interval_s
     while True:
-        nodes = [_node(node) for node in available_resources_per_node().values()]
+        nodes = [_node(node) for node in free_resources()]
         free = [node for node in nodes if node.cpus >= wanted[0] or node.gpus >= 1]  # crumbs are no place for an actor
         left = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
         if sum(node.cpus for node in free) >= wanted[0] and left[1] >= wanted[1]:

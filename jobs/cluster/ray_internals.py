@@ -1,16 +1,35 @@
-"""What Ray Data's executor is told: what the job may use, and when to stop."""
+"""Private names of Ray: what its executor is told, what is free on its nodes, where a cluster answers, where Serve listens.
+
+Sources: ray/data/_internal, ray/_private and ray/serve/_private of Ray 2.60; tests/jobs/cluster/test_ray_internals.py looks
+whether they are still there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 import ray
+from ray._common.network_utils import parse_address
+from ray._private.services import canonicalize_bootstrap_address
+from ray._private.state import available_resources_per_node
 from ray.data._internal.cluster_autoscaler import ClusterAutoscaler
 from ray.data._internal.execution.execution_callback import ExecutionCallback
-from ray.data._internal.execution.interfaces import ExecutionResources
+from ray.data._internal.execution.interfaces import ExecutionResources, TaskContext
 
-from dray.jobs.cluster.plan import Plan
-from dray.pipelines.errors import JobError
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+__all__ = [
+    "TaskContext",
+    "cluster_address",
+    "execution_callback",
+    "free_resources",
+    "host_and_port",
+    "serve_address",
+    "serve_controller",
+    "set_task_cpus",
+]
 
 
 class _Planned(ClusterAutoscaler):  # type: ignore[misc]  # Ray is untyped
@@ -22,32 +41,74 @@ class _Planned(ClusterAutoscaler):  # type: ignore[misc]  # Ray is untyped
     for shares are rounded down to whole CPUs.
     """
 
-    def __init__(self, ray_s: ClusterAutoscaler, plan: Plan) -> None:
-        self._ray_s, self._plan = ray_s, plan
+    def __init__(self, original: ClusterAutoscaler, cpus: float, gpus: float) -> None:
+        self._original, self._cpus, self._gpus = original, cpus, gpus
 
     def try_trigger_scaling(self) -> object:
-        return self._ray_s.try_trigger_scaling()
+        return self._original.try_trigger_scaling()
 
     def on_executor_shutdown(self) -> None:
-        self._ray_s.on_executor_shutdown()
+        self._original.on_executor_shutdown()
 
     def get_total_resources(self) -> ExecutionResources:
-        shared, whole = self._ray_s.get_total_resources(), ExecutionResources.from_resource_dict(ray.cluster_resources())
-        offered = self._plan.offered
+        shared, whole = self._original.get_total_resources(), ExecutionResources.from_resource_dict(ray.cluster_resources())
         if shared.object_store_memory <= 0:  # at first, until the actor answers
             shared = whole
-        return shared.copy(cpu=min(offered.cpus, whole.cpu), gpu=min(offered.gpus, whole.gpu))  # nodes may be lost
+        return shared.copy(cpu=min(self._cpus, whole.cpu), gpu=min(self._gpus, whole.gpu))  # nodes may be lost
 
 
-def controlled(plan: Plan, stop: Sequence[JobError]) -> type[ExecutionCallback]:
-    """A callback for DataContext: the execution uses what was planned, and ends as soon as there is something in `stop`."""
+def execution_callback(cpus: float, gpus: float, stop: Sequence[Exception]) -> type[ExecutionCallback]:
+    """A callback for DataContext: the execution uses these CPUs and GPUs, and raises the first of `stop` once there is one."""
 
-    class Controlled(ExecutionCallback):  # type: ignore[misc]  # Ray is untyped
+    class Callback(ExecutionCallback):  # type: ignore[misc]  # Ray is untyped
         def before_execution_starts(self, executor: object) -> None:
-            executor._cluster_autoscaler = _Planned(executor._cluster_autoscaler, plan)  # type: ignore[attr-defined]
+            executor._cluster_autoscaler = _Planned(executor._cluster_autoscaler, cpus, gpus)  # type: ignore[attr-defined]
 
         def on_execution_step(self, executor: object) -> None:
             if stop:
                 raise stop[0]
 
-    return Controlled
+    return Callback
+
+
+def set_task_cpus(rows: Dataset, cpus: float) -> None:
+    """Sets the CPUs of each task of a dataset's last operator, for which `repartition` has no argument.
+
+    Such a task asks for a whole CPU, which on small machines the actors never leave free.
+    """
+    rows._logical_plan.dag.ray_remote_args["num_cpus"] = cpus
+
+
+def free_resources() -> list[Mapping[str, float]]:
+    """What other work leaves of each node: CPU, GPU, memory in bytes."""
+    return list(available_resources_per_node().values())
+
+
+def cluster_address(asked: str | None) -> str | None:
+    """The "host:port" of the cluster that is meant by an address, by RAY_ADDRESS or by the file that `ray start` leaves."""
+    return cast("str | None", canonicalize_bootstrap_address(asked))
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of "host:port", also where the host is an IPv6 address in brackets. Raises ValueError where it is none."""
+    host, port = parse_address(address)
+    return host, int(port)
+
+
+def serve_controller() -> object | None:
+    """The actor that runs Ray Serve on this cluster, for others perhaps; None where Serve does not run."""
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    try:
+        found: object = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return None
+    return found
+
+
+def serve_address() -> tuple[str, int]:
+    """(host, port) of the proxies of a running Ray Serve."""
+    from ray.serve.context import _get_global_client
+
+    options = _get_global_client().http_config
+    return options.host, options.port

@@ -16,6 +16,7 @@ import ray
 from ray import serve
 
 from dray.jobs.cluster.connect import LOCAL, connected, resolved
+from dray.jobs.cluster.ray_internals import serve_address, serve_controller
 from dray.jobs.online.deployment import GRACE_S, build
 from dray.pipelines.config import JobConfig, ServeConfig
 from dray.pipelines.errors import ConfigError, JobError
@@ -116,13 +117,11 @@ class _Proxied:
         serve.start(http_options={"host": self._place[0], "port": self._place[1]})
 
     def _address(self) -> tuple[str, int]:
-        """Of Serve's proxies, which Serve has no public name for."""
-        from ray.serve.context import _get_global_client
-
-        options = _get_global_client().http_config
-        if (options.host, options.port) != self._place:
+        """Of Serve's proxies."""
+        place = serve_address()
+        if place != self._place:
             print("Ray Serve was running on this cluster; serve.host and serve.port stay as they were then", file=sys.stderr)
-        return options.host, options.port
+        return place
 
     def _give_up(self) -> None:
         """It is told to stop while it starts."""
@@ -167,13 +166,7 @@ def _check(config: JobConfig) -> None:
 
 def _is_running() -> bool:
     """Whether Ray Serve runs on the cluster already, for others perhaps; its proxies listen where they were told to."""
-    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
-
-    try:
-        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-    except ValueError:
-        return False
-    return True
+    return serve_controller() is not None
 
 
 def _refuse_taken(wanted: ServeConfig) -> None:

@@ -1,4 +1,4 @@
-"""Private names of transformers' models."""
+"""Private names of transformers' models, and copies of a model that share its weights."""
 
 from __future__ import annotations
 
@@ -16,3 +16,17 @@ def with_shared_weights(model: PreTrainedModel) -> PreTrainedModel:
         Exception: a module holds something that cannot be copied.
     """
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
+def frames_of(model: PreTrainedModel, samples: int) -> int | None:
+    """How many frames a speech model makes of that many samples or feature frames; None where it does not say.
+
+    Source: `_get_feat_extract_output_lengths` of Wav2Vec2 and its like, `_get_subsampling_output_length` of Parakeet's.
+    """
+    import torch
+
+    for name in ("_get_feat_extract_output_lengths", "_get_subsampling_output_length"):
+        lengths = getattr(model, name, None)
+        if lengths is not None:
+            return int(lengths(torch.tensor([samples])))
+    return None

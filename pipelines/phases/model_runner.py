@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +46,10 @@ class ModelRunner:
         self.is_continuous = continues and continuous.is_plain(pipe, arguments.forward_params({}))
         self._staging = Staging(self._collated, pipe.device, self.context)
 
-    def copy_for(self, pipe: Pipeline) -> ModelRunner:
-        """The same for a copy of the pipeline."""
-        runner = copy.copy(self)
-        runner.pipe = pipe
-        runner._staging = Staging(runner._collated, pipe.device, runner.context)
-        return runner
+    def use(self, pipe: Pipeline) -> None:
+        """Runs the model of this pipeline from now on, a copy of the one that it had."""
+        self.pipe = pipe
+        self._staging = Staging(self._collated, pipe.device, self.context)
 
     @property
     def on_accelerator(self) -> bool:

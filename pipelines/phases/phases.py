@@ -52,6 +52,8 @@ class Phases:
     Attributes:
         pipe: the pipeline.
         task: what it serves.
+        runner: runs its model.
+        media_options: how media are read.
     """
 
     def __init__(self, pipe: Pipeline, config: JobConfig, task: Task) -> None:
@@ -67,7 +69,7 @@ class Phases:
         _refuse_misplaced(task, config)
         try:
             self._arguments = Arguments(pipe, dict(config.parameters), task.inputs)
-            self._runner = ModelRunner(pipe, config, task, self._arguments)
+            self.runner = ModelRunner(pipe, config, task, self._arguments)
             self.check(Item({}))
         except Exception as error:  # whatever the pipeline makes of a wrong argument
             raise ModelError(f"parameters: the {task.name} pipeline does not take them: {first_line(error)}") from None
@@ -76,12 +78,12 @@ class Phases:
     @property
     def on_accelerator(self) -> bool:
         """Whether the weights are on something other than the CPU."""
-        return self._runner.on_accelerator
+        return self.runner.on_accelerator
 
     @property
     def is_compiled(self) -> bool:
         """Whether torch has compiled the model."""
-        return self._runner.is_compiled
+        return self.runner.is_compiled
 
     @property
     def is_float32(self) -> bool:
@@ -93,7 +95,7 @@ class Phases:
     @property
     def is_tunable(self) -> bool:
         """Whether trials of batches tell anything: not where transformers makes its own, or each first waits for a compiler."""
-        return not (self._runner.is_continuous or self._runner.is_compiled)
+        return not (self.runner.is_continuous or self.runner.is_compiled)
 
     @property
     def is_shareable(self) -> bool:
@@ -113,7 +115,8 @@ class Phases:
         twin = copy.copy(self)
         twin.pipe = copy.copy(self.pipe)
         twin.pipe.model = with_shared_weights(self.pipe.model)
-        twin._runner = self._runner.copy_for(twin.pipe)
+        twin.runner = copy.copy(self.runner)
+        twin.runner.use(twin.pipe)
         return twin
 
     def limits(self, batch: int | str) -> Limits:
@@ -123,11 +126,11 @@ class Phases:
         if self.on_accelerator:
             return Limits.budget(self.batches_at_once * self.task.elements * ACCELERATOR)
         elements = self.task.elements
-        if self._runner.generates and self.task.transcribes:  # each token takes a batch nearly as long as a part
+        if self.runner.generates and self.task.transcribes:  # each token takes a batch nearly as long as a part
             elements *= TRANSCRIBED
-        elif self._runner.continues:
+        elif self.runner.continues:
             elements *= CONTINUED
-        overhead = Limits.overhead if self._runner.generates and not self._runner.continues else CPU_OVERHEAD
+        overhead = Limits.overhead if self.runner.generates and not self.runner.continues else CPU_OVERHEAD
         return Limits.budget(self.batches_at_once * elements, overhead)
 
     def schema(self, columns: Mapping[str, pa.DataType]) -> pa.DataType:
@@ -164,29 +167,29 @@ class Phases:
     @property
     def batches_at_once(self) -> int:
         """How many budgets of parts the model is given at once."""
-        return self._runner.batches_at_once
+        return self.runner.batches_at_once
 
     def forward(self, parts: Sequence[Part]) -> list[Output]:
         """Runs the model on one batch of parts of one group. One output per part, in order, on the CPU."""
-        return self._runner.forward(parts)
+        return self.runner.forward(parts)
 
     def stage(self, parts: Sequence[Part]) -> None:
         """Begins to collate a batch that is soon to be run, and to copy it to the accelerator, where there is one."""
-        self._runner.stage(parts)
+        self.runner.stage(parts)
 
     def unstage(self) -> None:
         """Forgets what was staged and not run."""
-        self._runner.unstage()
+        self.runner.unstage()
 
     def check(self, item: Item) -> None:
         """Raises what the pipeline makes of the call arguments of this row."""
         forward_params = self._arguments.forward_params(item.options)
-        if self._runner.generates:
+        if self.runner.generates:
             sampling.check(self.pipe, forward_params)
 
     def most_tokens(self, item: Item) -> int | None:
         """Tokens that are generated for an item at most; None where no number bounds them, whatever the prompt."""
-        if not self._runner.generates:
+        if not self.runner.generates:
             return None
         number = merged_config(self.pipe, self._arguments.forward_params(item.options)).max_new_tokens
         return None if number is None else int(number)
@@ -202,22 +205,22 @@ class Phases:
         routed = route(self.task.call, self.pipe, decoded, options)
         changed = dict(item.options) if options_key(routed.forward_params) != self._default_key else {}
         # Rows that want more or fewer tokens may share a batch: what is too much is cut off.
-        may_cut = self._runner.continues and sampling.is_prefix_of_longer(self.pipe, routed.forward_params)
+        may_cut = self.runner.continues and sampling.is_prefix_of_longer(self.pipe, routed.forward_params)
         key = options_key(sampling.with_new_tokens(routed.forward_params, None) if may_cut else routed.forward_params)
-        is_alone = not self._may_share or (sampling.samples(self.pipe, routed.forward_params) and not self._runner.draws_by_row)
+        is_alone = not self._may_share or (sampling.samples(self.pipe, routed.forward_params) and not self.runner.draws_by_row)
         for inputs, seconds in self._model_inputs(routed):
-            if self._runner.continues and "input_ids" in inputs:
+            if self.runner.continues and "input_ids" in inputs:
                 sampling.refuse_endless(self.pipe, inputs)
             positions.refuse_longer(inputs, self._positions)
             cost = self._cost(inputs)
             shares = self.task.shares(self.pipe, inputs, routed.forward_params) if cost and not is_alone else Sharing.ALONE
             group = Sharing.ALONE if shares is Sharing.ALONE else (key, shares)
-            space = bucket(self.pipe, inputs) if self._runner.has_buckets else 0
+            space = bucket(self.pipe, inputs) if self.runner.has_buckets else 0
             yield Part(inputs, cost, changed, group, seconds, self._seed(item), item.key, space, item.listener)
 
     def _cost(self, inputs: Mapping[str, Any]) -> int:
         """Tokens where a prompt is continued, whatever pictures come with it; elements of the largest tensor elsewhere."""
-        if self._runner.continues and "input_ids" in inputs:
+        if self.runner.continues and "input_ids" in inputs:
             return int(inputs["input_ids"].numel())
         return elements(inputs)
 
@@ -226,7 +229,7 @@ class Phases:
         postprocess_params = {**self._arguments.postprocess_params(item.options), **self.task.postprocess_defaults}
         if self.task.forwards_whole:
             (outputs,) = outputs
-        with self._runner.context():  # what came from inference mode may not be changed in place outside of it
+        with self.runner.context():  # what came from inference mode may not be changed in place outside of it
             prediction = self.pipe.postprocess(outputs if self._is_chunked else outputs[0], **postprocess_params)
         return self.task.to_output(prediction)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from dray.pipelines.batching.padding import Sharing, equal_but_for_padding, equal_shapes
+from dray.pipelines.internals.models import frames_of
 from dray.pipelines.internals.pipelines import samples_per_output
 from dray.pipelines.media import audio
 from dray.pipelines.media.chunking import Samples, Window, chunks
@@ -84,14 +85,10 @@ def trim(
 
     The library cuts only where the part has a stride; without, it decodes what the model makes of padding.
     """
-    lengths = getattr(pipe.model, "_get_feat_extract_output_lengths", None)
-    lengths = lengths or getattr(pipe.model, "_get_subsampling_output_length", None)
-    if pipe.type != "ctc" or lengths is None:
+    frames = frames_of(pipe.model, inputs[pipe.model.main_input_name].shape[1]) if pipe.type == "ctc" else None
+    if frames is None:
         return output
-    import torch
-
     tokens = cast("torch.Tensor", output["tokens"])
-    frames = int(lengths(torch.tensor([inputs[pipe.model.main_input_name].shape[1]])))
     return {**output, "tokens": tokens[:, :frames]}
 
 

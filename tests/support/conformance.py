@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import functools
-import importlib
 import importlib.machinery
 import importlib.util
 import logging
