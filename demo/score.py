@@ -22,13 +22,13 @@ def main() -> None:
     folder = output_folder(load_config(parser.parse_args().config))
     data = pads.dataset(f"{folder.path}/data/status=ok", filesystem=folder.arrow())
     rows = sorted(data.to_table(columns=["id", "text", "seconds", "prediction"]).to_pylist(), key=lambda row: row["id"])
-    heard = [row["prediction"]["text"].strip() for row in rows]
+    on_batch = [row["prediction"]["text"].strip() for row in rows]
     said = [row["text"] for row in rows]
-    for row, text in zip(rows, heard, strict=True):
+    for row, text in zip(rows, on_batch, strict=True):
         errors = "" if text == row["text"] else f"   ({jiwer.wer(row['text'], text):.0%} of the words wrong)"
         print(f"  {row['id']}  {row['seconds']:6.1f} s  {text if len(text) <= WIDTH else text[:WIDTH] + '...'}{errors}")
     summary = cast("dict[str, float]", json.loads(folder.read(SUMMARY) or b"{}"))
-    print(f"\n  word error rate  {jiwer.wer(said, heard):.3f} over {sum(len(text.split()) for text in said):,} words")
+    print(f"\n  word error rate  {jiwer.wer(said, on_batch):.3f} over {sum(len(text.split()) for text in said):,} words")
     print(
         f"  speed            {summary['audio_seconds'] / summary['seconds']:.1f} seconds of audio per second, start-up included"
     )

@@ -30,7 +30,7 @@ LISTED = 10  # problems that are printed
 
 
 @dataclass
-class Verdict:
+class Verification:
     """What was found.
 
     Attributes:
@@ -49,7 +49,7 @@ class Verdict:
         return "\n".join([*lines, f"  - and {count - LISTED} more"] if count > LISTED else lines)
 
 
-def verify(config: JobConfig, sample: int = 20, seed: int = 0, tolerance: float | None = None) -> Verdict:
+def verify(config: JobConfig, sample: int = 20, seed: int = 0, tolerance: float | None = None) -> Verification:
     """Counts, checks and samples what a job has written.
 
     Args:
@@ -83,8 +83,8 @@ def verify(config: JobConfig, sample: int = 20, seed: int = 0, tolerance: float 
 
 def _interrupted(output: Folder) -> set[str]:
     """Write tasks that an interrupted retry was about to change."""
-    begun = [path for path in (output / RETRIED).files() if path.endswith(BEGUN)]
-    return {name for path in begun for name in pq.read_table(path, filesystem=output.arrow())["task"].to_pylist()}
+    first_piece = [path for path in (output / RETRIED).files() if path.endswith(BEGUN)]
+    return {name for path in first_piece for name in pq.read_table(path, filesystem=output.arrow())["task"].to_pylist()}
 
 
 def _strange(job: VerifiedJob, files: TaskFiles, unfinished: set[str]) -> list[str]:
@@ -102,7 +102,7 @@ def _strange(job: VerifiedJob, files: TaskFiles, unfinished: set[str]) -> list[s
     return problems
 
 
-def _balance(job: VerifiedJob, done: Sequence[WriteTask]) -> Verdict:
+def _balance(job: VerifiedJob, done: Sequence[WriteTask]) -> Verification:
     """Rows that went in, beside those that came out."""
     data, problems = job.data, [problem for task in done for problem in task.problems]
     finished = KeySet.union(task.keys for task in done)
@@ -125,7 +125,7 @@ def _balance(job: VerifiedJob, done: Sequence[WriteTask]) -> Verdict:
     paths = sum(len(task.paths) for task in done)
     rows += [("balance", balance), ("files", f"{paths:,} read, of {counted(len(done), 'write task')}")]
     rows.append(("ids", _ids(job, done)))
-    return Verdict(rows, problems)
+    return Verification(rows, problems)
 
 
 def _ids(job: VerifiedJob, done: Sequence[WriteTask]) -> str:

@@ -196,9 +196,9 @@ def _telephone(samples: Samples) -> Samples:
 
 def _reverberate(samples: Samples, rng: np.random.Generator) -> Samples:
     length = int(rng.uniform(0.05, 0.35) * RATE)
-    room = rng.standard_normal(length) * np.exp(-6.9 * np.arange(length) / length) * rng.uniform(0.02, 0.12)
-    room[0] = 1.0
-    return np.asarray(fftconvolve(samples, room)[: len(samples)], dtype=np.float32)
+    capacity = rng.standard_normal(length) * np.exp(-6.9 * np.arange(length) / length) * rng.uniform(0.02, 0.12)
+    capacity[0] = 1.0
+    return np.asarray(fftconvolve(samples, capacity)[: len(samples)], dtype=np.float32)
 
 
 def _noise(length: int, rng: np.random.Generator) -> Samples:

@@ -34,11 +34,11 @@ def held_out_utterances(recordings: Path, speaker: str, count: int = 100, seed: 
 @torch.no_grad()
 def word_error_rate(model: Wav2Vec2ForCTC, processor: Wav2Vec2Processor, utterances: Sequence[Utterance]) -> float:
     """Wrong words per reference word, each utterance decoded alone by taking the best symbol of each frame."""
-    heard = []
+    on_batch = []
     for utterance in utterances:
         logits = model(torch.from_numpy(utterance.samples)[None]).logits
-        heard.append(processor.batch_decode(logits.argmax(-1))[0])
-    return float(jiwer.wer([utterance.text for utterance in utterances], heard))
+        on_batch.append(processor.batch_decode(logits.argmax(-1))[0])
+    return float(jiwer.wer([utterance.text for utterance in utterances], on_batch))
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ WRITE_UUID = "write_uuid"  # Ray's name for the write's identity in a task's arg
 
 
 @dataclass
-class Written:
+class WriteTotals:
     """What write tasks have written, as Ray counted it: exactly once per task that succeeded. And the workers that died."""
 
     ok: int = 0
@@ -46,7 +46,7 @@ class Written:
     write_s: float = 0.0
     meter: Meter = field(default_factory=Meter)
 
-    def add(self, other: Written) -> None:
+    def add(self, other: WriteTotals) -> None:
         """Adds each figure."""
         self.ok, self.failed = self.ok + other.ok, self.failed + other.failed
         self.deaths += other.deaths
@@ -66,15 +66,15 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
         self.is_local = data.is_local
         self._output, self._config, self._ledger = output, config, ledger
         self._run, self._tried = run, tried
-        self.written = Written()
+        self.written = WriteTotals()
 
-    def write(self, blocks: Iterable[Block], ctx: TaskContext) -> Written:
+    def write(self, blocks: Iterable[Block], ctx: TaskContext) -> WriteTotals:
         """Writes the blocks of one task; runs in a worker."""
         started = time.perf_counter()
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         tables = [table for table in tables if table.num_rows]
         if not tables:
-            return Written()
+            return WriteTotals()
         table = pa.concat_tables(tables)
         name = self.filename_provider.get_filename_for_task(ctx.kwargs[WRITE_UUID], ctx.task_idx)
         refuse_other(self._output, self._run)
@@ -85,7 +85,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
         else:
             ok, failed = self._write(name, table)
         self._ledger.written.remote(name, ok, failed)
-        return Written(ok, failed, write_s=time.perf_counter() - started, meter=_sum(table["meter"]))
+        return WriteTotals(ok, failed, write_s=time.perf_counter() - started, meter=_sum(table["meter"]))
 
     def _write(self, name: str, table: pa.Table) -> tuple[int, int]:
         is_failed = pc.is_valid(table[ERRORS])
@@ -111,7 +111,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
             return 0
         return count_rows(path, self.filesystem)
 
-    def on_write_complete(self, write_result: WriteResult[Written]) -> None:
+    def on_write_complete(self, write_result: WriteResult[WriteTotals]) -> None:
         """Adds up what the tasks have written; runs in the driver."""
         for written in write_result.write_returns:
             if written is not None:

@@ -170,7 +170,7 @@ def tables(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Colum
 
 
 @dataclass(frozen=True)
-class _Span:
+class _ReadRows:
     """Rows that were read at once.
 
     Attributes:
@@ -192,7 +192,7 @@ class _Span:
         return int(self.batch.num_rows)
 
 
-def _spans(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Columns) -> Iterator[_Span]:
+def _spans(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Columns) -> Iterator[_ReadRows]:
     for piece in group:
         source, position = piece.source, piece.first
         started = time.perf_counter()
@@ -200,14 +200,14 @@ def _spans(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Colum
             if source.damaged is not None:
                 raise RowError("read", "ValueError", f"{source.name} is {source.damaged}")
             for batch in FORMATS[source.format].batches(fs, source, piece.row_groups, columns.needed):
-                yield _Span(batch, source, position, time.perf_counter() - started)
+                yield _ReadRows(batch, source, position, time.perf_counter() - started)
                 position += batch.num_rows
                 started = time.perf_counter()
         except Exception as error:  # readers raise whatever they like about a damaged file
             if not is_damage(error):
                 raise
             missing = _unreadable(piece.first + piece.rows - position, columns)
-            yield _Span(missing, source, position, time.perf_counter() - started, _about_file(source, error))
+            yield _ReadRows(missing, source, position, time.perf_counter() - started, _about_file(source, error))
 
 
 def _about_file(source: InputFile, error: Exception) -> RowError:
@@ -220,9 +220,9 @@ def _unreadable(rows: int, columns: Columns) -> pa.RecordBatch:
     return pa.record_batch([pa.nulls(rows, kind) for kind in types.values()], list(types))
 
 
-def _together(spans: Iterable[_Span]) -> Iterator[list[_Span]]:
+def _together(spans: Iterable[_ReadRows]) -> Iterator[list[_ReadRows]]:
     """Neighbours with the same columns that fit one table; of many small files, many in one."""
-    held: list[_Span] = []
+    held: list[_ReadRows] = []
     rows = size = 0
     for span in spans:
         if held and (rows + span.rows > READ_ROWS or span.batch.schema != held[0].batch.schema):
@@ -237,7 +237,7 @@ def _together(spans: Iterable[_Span]) -> Iterator[list[_Span]]:
         yield held
 
 
-def _table(spans: Sequence[_Span], columns: Columns) -> pa.Table:
+def _table(spans: Sequence[_ReadRows], columns: Columns) -> pa.Table:
     batch = pa.Table.from_batches([span.batch for span in spans])
     if len(spans) > 1:
         batch = batch.combine_chunks()

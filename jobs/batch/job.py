@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dray.jobs.batch.dataflow import build, read, write
-from dray.jobs.batch.datasink import Sink, Written
+from dray.jobs.batch.datasink import Sink, WriteTotals
 from dray.jobs.batch.datasource import pieces
 from dray.jobs.batch.dtype import decided
 from dray.jobs.batch.ledger import Count, Ledger
@@ -81,7 +81,7 @@ def run(
 
 
 def _run(job: Job, cluster: Cluster, started: float) -> dict[str, object]:
-    written, plan = Written(), None
+    written, plan = WriteTotals(), None
     try:
         if job.rows_left:
             cluster.connect()
@@ -97,7 +97,7 @@ def _run(job: Job, cluster: Cluster, started: float) -> dict[str, object]:
     return _conclude(job, plan, written, started)
 
 
-def _until_done(job: Job, plan: Plan, written: Written) -> Plan:
+def _until_done(job: Job, plan: Plan, written: WriteTotals) -> Plan:
     """Runs the dataflow until no row is missing, with a new plan where nodes are lost. Returns the last plan.
 
     Raises:
@@ -118,7 +118,7 @@ def _until_done(job: Job, plan: Plan, written: Written) -> Plan:
     return plan
 
 
-def _conclude(job: Job, plan: Plan | None, written: Written, started: float) -> dict[str, object]:
+def _conclude(job: Job, plan: Plan | None, written: WriteTotals, started: float) -> dict[str, object]:
     """Writes the summary and the report; storage that fails now must not hide why the job has stopped."""
     summary = summarize(job, plan, written, started)
     try:
@@ -131,7 +131,7 @@ def _conclude(job: Job, plan: Plan | None, written: Written, started: float) -> 
     return summary
 
 
-def _execute(job: Job, plan: Plan, written: Written) -> None:
+def _execute(job: Job, plan: Plan, written: WriteTotals) -> None:
     """Runs the dataflow once, showing progress; what was written is added to `written`, also where it raises."""
     ledger = Ledger.options(scheduling_strategy=_here()).remote()  # type: ignore[attr-defined]  # Ray's decorator adds it
     stop: list[JobError] = []
@@ -159,7 +159,7 @@ def _execute(job: Job, plan: Plan, written: Written) -> None:
         stop.append(JobError("the job was stopped"))
         thread.join(STOP_S)
         written.deaths += count.deaths
-        written.add(sink.written if not failure else Written(count.ok, count.failed))
+        written.add(sink.written if not failure else WriteTotals(count.ok, count.failed))
     if len(stop) > 1 and not (isinstance(stop[0], NodesLost) and thread.is_alive()):
         raise stop[0]  # it says why; the last is put there in any case
     if failure:
@@ -228,7 +228,7 @@ def _missing(job: Job) -> Job | None:
     return dataclasses.replace(job, finished=finished, left=left, work=dataclasses.replace(job.work, rows=count))
 
 
-def _settle(job: Job, written: Written, missing: Job | None) -> None:
+def _settle(job: Job, written: WriteTotals, missing: Job | None) -> None:
     """Raises JobError where rows are missing still. Counts those again that were written and then taken back."""
     if missing:
         rows = f"{missing.rows_left} of {job.rows_left} rows"
@@ -238,7 +238,7 @@ def _settle(job: Job, written: Written, missing: Job | None) -> None:
         written.ok = job.rows_left - written.failed
 
 
-def _balance(job: Job, written: Written) -> None:
+def _balance(job: Job, written: WriteTotals) -> None:
     """Raises JobError where too many rows have failed."""
     failed = written.failed + job.failed_earlier
     if failed > job.config.errors.max_failed_fraction * job.data.rows:

@@ -21,7 +21,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from dray.jobs.columns import KEY
-from dray.pipelines.engine.watchdog import Watch, Work
+from dray.pipelines.engine.watchdog import Activity, Watchdog
 from dray.pipelines.errors import RowError
 from dray.pipelines.phases.item import Item
 
@@ -39,7 +39,7 @@ class Count:
 
     @property
     def done(self) -> int:
-        """Written, well or not."""
+        """Rows written, ok or failed."""
         return self.ok + self.failed
 
 
@@ -53,7 +53,7 @@ class _Block:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class BlockRecord:
     """What is known of a block that is about to be done.
 
     Attributes:
@@ -92,11 +92,11 @@ class Ledger:
         """The sums."""
         return Count(self._ok, self._failed, len(self._dead))
 
-    def begin(self, block: str, worker: str) -> Verdict:
+    def begin(self, block: str, worker: str) -> BlockRecord:
         """This worker is about to do a block."""
         if block not in self._blocks:
             self._blocks[block] = _Block(worker)
-            return Verdict()
+            return BlockRecord()
         known = self._blocks[block]
         known.deaths += 1
         self._dead.add(known.worker)
@@ -107,7 +107,7 @@ class Ledger:
             self._alone[key] += 1
             if self._alone[key] >= DEATHS:
                 self._blamed.setdefault(key, _died(stage, self._tries(known, key)))
-        return Verdict(known.deaths, dict(self._blamed))
+        return BlockRecord(known.deaths, dict(self._blamed))
 
     def alone(self, block: str, key: int, stage: str) -> None:
         """A worker is about to do one row of the block by itself."""
@@ -132,40 +132,40 @@ def _died(stage: str, deaths: int) -> RowError:
     return RowError(stage, "WorkerDied", message, deaths)
 
 
-class Guard:
+class LedgerClient:
     """A worker's side of the ledger. Blocks may be done side by side; one that a worker has died of is done alone."""
 
-    def __init__(self, ledger: ActorHandle | None, watch: Watch, operator: str) -> None:
+    def __init__(self, ledger: ActorHandle | None, watchdog: Watchdog, operator: str) -> None:
         """Without a `ledger` nothing is known and nobody is told."""
-        self._ledger, self._watch, self._operator = ledger, watch, operator
+        self._ledger, self._watchdog, self._operator = ledger, watchdog, operator
         self._worker = uuid.uuid4().hex
         self._keys: dict[str, frozenset[int]] = {}  # of the blocks that are being done
         self._changed, self._alone = threading.Condition(), ""  # the block that is being done alone
         if ledger is not None:
-            watch.start(self._last)
+            watchdog.start(self._last)
 
     @contextlib.contextmanager
-    def block(self, table: pa.Table) -> Iterator[Verdict]:
+    def block(self, table: pa.Table) -> Iterator[BlockRecord]:
         """These rows are being done. Where a worker has died of them, by nobody else meanwhile, and each work is announced."""
         if self._ledger is None:
-            yield Verdict()
+            yield BlockRecord()
             return
         block, keys = _name(self._operator, table), frozenset(table[KEY].to_pylist())
         with self._changed:
             self._changed.wait_for(lambda: not self._alone)
             self._keys[block] = keys
         try:
-            verdict = Verdict()
+            record = BlockRecord()
             with contextlib.suppress(RayError):  # it is being restarted, and this block goes unnoticed
-                verdict = ray.get(self._ledger.begin.remote(block, self._worker), timeout=REACH_S)
-            if verdict.deaths:
+                record = ray.get(self._ledger.begin.remote(block, self._worker), timeout=REACH_S)
+            if record.deaths:
                 self._part(block, keys)
-            yield verdict
+            yield record
             self._ledger.end.remote(block)
         finally:
             with self._changed:
                 if self._alone == block:
-                    self._alone, self._watch.before = "", None
+                    self._alone, self._watchdog.before = "", None
                 self._keys.pop(block, None)
                 self._changed.notify_all()
 
@@ -176,15 +176,15 @@ class Guard:
             self._changed.notify_all()
             self._changed.wait_for(lambda: not (self._alone or self._keys))
             self._alone, self._keys[block] = block, keys
-            self._watch.before = functools.partial(self._announce, block)
+            self._watchdog.before = functools.partial(self._announce, block)
 
-    def _announce(self, block: str, work: Work) -> None:
+    def _announce(self, block: str, work: Activity) -> None:
         assert self._ledger is not None
         (key,) = set(work.keys)
         with contextlib.suppress(RayError):
             ray.get(self._ledger.alone.remote(block, key, work.stage), timeout=REACH_S)
 
-    def _last(self, work: Work, error: RowError) -> None:
+    def _last(self, work: Activity, error: RowError) -> None:
         assert self._ledger is not None
         key = work.keys[0]
         block = next((block for block, keys in list(self._keys.items()) if key in keys), "")

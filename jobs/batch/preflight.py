@@ -13,7 +13,7 @@ import pyarrow as pa
 from dray.jobs.batch.datasource import Piece, first_rows, pieces
 from dray.jobs.batch.resolved import ResolvedJob, resolve
 from dray.jobs.batch.rows import items
-from dray.jobs.cluster.plan import THREADS, Work
+from dray.jobs.cluster.plan import THREADS, Workload
 from dray.jobs.columns import ARGUMENT
 from dray.jobs.inputs.dataset import Input
 from dray.jobs.inputs.inventory import write_inventory
@@ -62,7 +62,7 @@ class Job:
     left: list[Piece]
     earlier: int
     failed_earlier: int
-    work: Work
+    work: Workload
     schema: pa.DataType
     is_float32: bool
     lease: Lease | None
@@ -202,14 +202,14 @@ def _with_stand_ins(phases: Phases, item: Item) -> Item:
     return dataclasses.replace(item, values=stand_ins)
 
 
-def _work(phases: Phases, data: Input, sample: pa.Table, rows: int, threads: int) -> Work:
+def _work(phases: Phases, data: Input, sample: pa.Table, rows: int, threads: int) -> Workload:
     """Costs by rule of thumb: two operations per weight and position."""
     weights = sum(parameter.numel() for parameter in phases.pipe.model.parameters())
     element_size = next(phases.pipe.model.parameters()).element_size()
     row_flops = 2.0 * weights * _positions(phases, data, sample)
     row_bytes = sample.nbytes / max(1, sample.num_rows)
     cpu_flops = MODEL_SHARE * speed(phases.pipe.dtype)
-    return Work(rows, row_flops, weights * element_size, phases.task.fans_out, threads, row_bytes, cpu_flops)
+    return Workload(rows, row_flops, weights * element_size, phases.task.fans_out, threads, row_bytes, cpu_flops)
 
 
 def _positions(phases: Phases, data: Input, sample: pa.Table) -> float:

@@ -34,18 +34,18 @@ class Fused:
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=True)
         self._tuner = worker.tuner(self._phases)
-        self._lanes = worker.lanes(self._phases)
-        self._schema, self._stopwatch = worker.schema, Stopwatch(self._lanes)
-        self._watch, self._guard = worker.guard("fused")
+        self._model_threads = worker.model_threads(self._phases)
+        self._schema, self._stopwatch = worker.schema, Stopwatch(self._model_threads)
+        self._watchdog, self._ledger = worker.supervision("fused")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Rows with arguments -> rows with `prediction` or `error`. Two blocks may be given at once, in threads."""
         self._stopwatch.start()
-        with self._guard.block(table) as verdict:
-            items = [verdict.of(item) for item in rows.items(table, self._phases)]
+        with self._ledger.block(table) as record:
+            items = [record.of(item) for item in rows.items(table, self._phases)]
             ready = [item for item in items if isinstance(item, Item)]
-            own = Meter() if self._tuner.is_done or verdict.deaths else self._learned(ready)
-            predicted = iter(self._predicted(ready, one_by_one=verdict.deaths > 0))
+            own = Meter() if self._tuner.is_done or record.deaths else self._learned(ready)
+            predicted = iter(self._predicted(ready, one_by_one=record.deaths > 0))
             outcomes = [next(predicted) if isinstance(item, Item) else Outcome(error=item) for item in items]
             for outcome, seconds in zip(outcomes, table[READ_S].to_pylist(), strict=True):
                 outcome.meter.read_s += seconds
@@ -57,16 +57,16 @@ class Fused:
 
     def _learned(self, items: list[Item]) -> Meter:
         """Finds the limits of batches with these items."""
-        with self._lanes.turn:
+        with self._model_threads.turn:
             if self._tuner.is_done:  # the other block was first
                 return Meter()
-            parts = sample_parts(self._phases, items, self._watch, self._tuner.seconds)
-            return learn(self._tuner, self._lanes, parts, self._watch)
+            parts = sample_parts(self._phases, items, self._watchdog, self._tuner.seconds)
+            return learn(self._tuner, self._model_threads, parts, self._watchdog)
 
     def _predicted(self, items: list[Item], one_by_one: bool) -> list[Outcome]:
         blocks = [[item] for item in items] if one_by_one else [items]
-        limits, watch = self._tuner.limits, self._watch
-        return [outcome for block in blocks for outcome in predict(self._phases, block, limits, watch, self._lanes)]
+        limits, watchdog = self._tuner.limits, self._watchdog
+        return [outcome for block in blocks for outcome in predict(self._phases, block, limits, watchdog, self._model_threads)]
 
 
 class Preprocess:
@@ -74,15 +74,15 @@ class Preprocess:
 
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=False)
-        self._watch, self._guard = worker.guard("preprocess")
+        self._watchdog, self._ledger = worker.supervision("preprocess")
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """Rows with arguments -> rows with `parts`, several for a long item. Holds about YIELD_BYTES at a time."""
         carried = rows.carried(table, self._phases)
         held: list[Row] = []
         held_bytes = 0
-        with self._guard.block(table) as verdict:
-            items = ahead([verdict.of(item) for item in rows.items(table, self._phases)], self._fetched)
+        with self._ledger.block(table) as record:
+            items = ahead([record.of(item) for item in rows.items(table, self._phases)], self._fetched)
             for index, (item, read_s) in enumerate(zip(items, table[READ_S].to_pylist(), strict=True)):
                 for segment in self._segments(item, Meter(read_s=read_s, peak_bytes=peak_bytes())):
                     held.append({"index": index, **segment})
@@ -104,7 +104,7 @@ class Preprocess:
             return
         parts: list[Part] = []
         try:
-            for part in preprocess_item(self._phases, item, meter, self._watch):
+            for part in preprocess_item(self._phases, item, meter, self._watchdog):
                 if parts and (len(parts) == SEGMENT_PARTS or _size(parts) > SEGMENT_BYTES):
                     yield _segment(number, 0, parts, None, meter.take())
                     parts, number = [], number + 1
@@ -122,23 +122,23 @@ class Forward:
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=True)
         self._tuner = worker.tuner(self._phases)
-        self._lanes = worker.lanes(self._phases)
-        self._stopwatch = Stopwatch(self._lanes)
-        self._watch, self._guard = worker.guard("forward")
+        self._model_threads = worker.model_threads(self._phases)
+        self._stopwatch = Stopwatch(self._model_threads)
+        self._watchdog, self._ledger = worker.supervision("forward")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Every part of every row goes through the model once; order is kept. Two blocks may be given at once, in threads."""
         self._stopwatch.start()
-        with self._guard.block(table) as verdict:
+        with self._ledger.block(table) as record:
             queue = [cast("list[Part]", decode(value.as_py()) if value.is_valid else []) for value in table["parts"]]
             errors, meters = rows.errors(table), rows.meters(table)
-            errors = [error or verdict.blamed.get(key) for error, key in zip(errors, table[KEY].to_pylist(), strict=True)]
+            errors = [error or record.blamed.get(key) for error, key in zip(errors, table[KEY].to_pylist(), strict=True)]
             ready = [parts for parts, error in zip(queue, errors, strict=True) if error is None]
             own = Meter()
-            with self._lanes.turn:
-                if not (self._tuner.is_done or verdict.deaths):
-                    own = learn(self._tuner, self._lanes, [part for parts in ready for part in parts], self._watch)
-                running = self._lanes.begin(partial(self._results, ready, one_by_one=verdict.deaths > 0))
+            with self._model_threads.turn:
+                if not (self._tuner.is_done or record.deaths):
+                    own = learn(self._tuner, self._model_threads, [part for parts in ready for part in parts], self._watchdog)
+                running = self._model_threads.begin(partial(self._results, ready, one_by_one=record.deaths > 0))
             results = iter(running.result())
             encoded = [_outputs(results, parts, index, errors, meters) for index, parts in enumerate(queue)]
             own.waiting_s = self._stopwatch.waited()
@@ -153,8 +153,10 @@ class Forward:
     def _results(self, queue: list[list[Part]], one_by_one: bool) -> list[tuple[Output | RowError, Meter]]:
         """Of all parts of all rows."""
         together = queue if one_by_one else [[part for parts in queue for part in parts]]
-        limits, watch = self._tuner.limits, self._watch
-        return [result for parts in together for result in forward_parts(self._phases, parts, limits, watch, self._lanes)]
+        limits, watchdog = self._tuner.limits, self._watchdog
+        return [
+            result for parts in together for result in forward_parts(self._phases, parts, limits, watchdog, self._model_threads)
+        ]
 
 
 class Postprocess:
@@ -163,20 +165,20 @@ class Postprocess:
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=False)
         self._schema = worker.schema
-        self._watch, self._guard = worker.guard("postprocess")
+        self._watchdog, self._ledger = worker.supervision("postprocess")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """One prediction or error per row."""
         options, errors = rows.row_options(table, self._phases), rows.errors(table)
         columns = zip(table[KEY].to_pylist(), table["outputs"], options, errors, rows.meters(table), strict=True)
         outcomes = []
-        with self._guard.block(table) as verdict:
+        with self._ledger.block(table) as record:
             for key, outputs, own, error, meter in columns:
-                outcome = Outcome(error=error or verdict.blamed.get(key), meter=meter)
+                outcome = Outcome(error=error or record.blamed.get(key), meter=meter)
                 if outcome.error is None:
                     try:
                         decoded: list[Output] = decode(outputs.as_py())  # type: ignore[assignment]
-                        outcome.prediction = postprocess_item(self._phases, decoded, Item({}, own, key), meter, self._watch)
+                        outcome.prediction = postprocess_item(self._phases, decoded, Item({}, own, key), meter, self._watchdog)
                     except RowError as failure:
                         outcome.error = failure
                 outcomes.append(outcome)

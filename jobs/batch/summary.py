@@ -8,12 +8,12 @@ import platform
 import time
 from importlib.metadata import version
 
-from dray.jobs.batch.datasink import Written
+from dray.jobs.batch.datasink import WriteTotals
 from dray.jobs.batch.preflight import Job
 from dray.jobs.cluster.plan import Plan
 
 
-def summarize(job: Job, plan: Plan | None, written: Written, started: float) -> dict[str, object]:
+def summarize(job: Job, plan: Plan | None, written: WriteTotals, started: float) -> dict[str, object]:
     """The content of summary.json of a job that was `started` so many seconds after the epoch and ends now.
 
     What was not measured is None: where the model did not run, and where the job was stopped and the workers' figures are lost.

@@ -11,13 +11,13 @@ from functools import partial
 import pyarrow as pa
 from ray.actor import ActorHandle
 
-from dray.jobs.batch.ledger import Guard
+from dray.jobs.batch.ledger import LedgerClient
 from dray.jobs.batch.memory import peak_bytes
 from dray.jobs.storage.s3 import install
 from dray.pipelines.batching.parts import Part
-from dray.pipelines.engine.model_threads import Lanes
+from dray.pipelines.engine.model_threads import ModelThreads
 from dray.pipelines.engine.tuning_cache import Tuner
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.meter import Meter
 from dray.pipelines.models.loading import in_passing_thread, load_phases
 from dray.pipelines.models.resolved import ResolvedModel
@@ -53,35 +53,35 @@ class Worker:
         device = "cuda" if self.accelerator and torch.cuda.is_available() else "cpu"
         return in_passing_thread(lambda: load_phases(self.model, weights, device))
 
-    def lanes(self, phases: Phases) -> Lanes:
+    def model_threads(self, phases: Phases) -> ModelThreads:
         """The threads that run the model of `phases`, which this worker has loaded; torch has theirs from now on."""
-        return Lanes(phases, self.threads, apart=True)
+        return ModelThreads(phases, self.threads, apart=True)
 
     def tuner(self, phases: Phases) -> Tuner:
         """The limits of the batches of `phases`, which this worker has loaded: of one with as many threads as torch now has."""
         return Tuner(phases, self.model.config.engine.batch, self.model.identity, self.tuning_s)
 
-    def guard(self, operator: str) -> tuple[Watch, Guard]:
+    def supervision(self, operator: str) -> tuple[Watchdog, LedgerClient]:
         """What looks after the worker: its own watch, and its side of the ledger."""
-        watch = Watch(self.model.config.errors.timeout_s)
-        return watch, Guard(self.ledger, watch, operator)
+        watchdog = Watchdog(self.model.config.errors.timeout_s)
+        return watchdog, LedgerClient(self.ledger, watchdog, operator)
 
 
-def learn(tuner: Tuner, lanes: Lanes, parts: Sequence[Part], watch: Watch) -> Meter:
+def learn(tuner: Tuner, model_threads: ModelThreads, parts: Sequence[Part], watchdog: Watchdog) -> Meter:
     """Finds the limits of batches in a thread that runs the model. What it takes is time in which the model runs."""
     began, started = time.time(), time.perf_counter()
-    lanes.begin(partial(tuner.learn, parts, watch)).result()
+    model_threads.begin(partial(tuner.learn, parts, watchdog)).result()
     if not parts:
         return Meter()
-    lanes.ran(lanes.count * (time.perf_counter() - started))
+    model_threads.ran(model_threads.count * (time.perf_counter() - started))
     return Meter(first_forward=began)
 
 
 class Stopwatch:
     """Seconds in which an actor's model does not run, from its first block on, summed over its lanes."""
 
-    def __init__(self, lanes: Lanes) -> None:
-        self._lanes, self._lock = lanes, threading.Lock()
+    def __init__(self, model_threads: ModelThreads) -> None:
+        self._model_threads, self._lock = model_threads, threading.Lock()
         self._since: float | None = None
         self._busy_s = self._over = 0.0
 
@@ -89,14 +89,14 @@ class Stopwatch:
         """Called when a block begins."""
         with self._lock:
             if self._since is None:
-                self._since, self._busy_s = time.perf_counter(), self._lanes.busy_s
+                self._since, self._busy_s = time.perf_counter(), self._model_threads.busy_s
 
     def waited(self) -> float:
         """Since it was asked last. What began before that counts when it ends, and is then taken off."""
         with self._lock:
-            now, busy_s = time.perf_counter(), self._lanes.busy_s
+            now, busy_s = time.perf_counter(), self._model_threads.busy_s
             assert self._since is not None
-            waited = self._lanes.count * (now - self._since) - (busy_s - self._busy_s) - self._over
+            waited = self._model_threads.count * (now - self._since) - (busy_s - self._busy_s) - self._over
             self._since, self._busy_s, self._over = now, busy_s, max(0.0, -waited)
             return max(0.0, waited)
 

@@ -128,23 +128,23 @@ def resolved(address: str | None) -> str:
 
 
 def _unreachable(address: str | None, error: Exception) -> ConfigError:
-    asked = address or os.environ.get("RAY_ADDRESS", "auto")
+    given = address or os.environ.get("RAY_ADDRESS", "auto")
     hint = "" if "RAY_AUTH_MODE" in os.environ else "; if it asks for a token, set RAY_AUTH_MODE=token here as well"
-    return ConfigError(f"--address: no Ray cluster answers at {asked}: {reason(error)}{hint}")
+    return ConfigError(f"--address: no Ray cluster answers at {given}: {reason(error)}{hint}")
 
 
 def _answering(address: str | None) -> str:
-    asked = address or os.environ.get("RAY_ADDRESS")
-    if asked is not None and (asked == LOCAL or "://" in asked):
-        return asked
-    found = cluster_address(asked)
+    given = address or os.environ.get("RAY_ADDRESS")
+    if given is not None and (given == LOCAL or "://" in given):
+        return given
+    found = cluster_address(given)
     if found is None:
         return LOCAL
     place = host_and_port(found)
     try:
         socket.create_connection(place, timeout=5).close()
     except OSError as error:
-        if asked not in (None, "auto"):
+        if given not in (None, "auto"):
             raise ConnectionError(reason(error)) from None
         print(f"dray: the Ray cluster started here last, {found}, does not answer; starting one for this run", file=sys.stderr)
         return LOCAL

@@ -43,7 +43,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What is to be done.
 
     Attributes:
@@ -149,7 +149,7 @@ def _node(resources: Mapping[str, float]) -> Node:
     return Node(resources.get("CPU", 0), resources.get("GPU", 0), resources.get("memory", 0))
 
 
-def make_plan(nodes: Sequence[Node], engine: EngineConfig, work: Work) -> Plan:
+def make_plan(nodes: Sequence[Node], engine: EngineConfig, work: Workload) -> Plan:
     """Sizes everything.
 
     Raises:
@@ -164,8 +164,8 @@ def make_plan(nodes: Sequence[Node], engine: EngineConfig, work: Work) -> Plan:
     on_gpus = gpus >= 1 and (engine.device == "auto" or engine.device.startswith("cuda"))
     layout = engine.layout if engine.layout != "auto" else ("staged" if on_gpus else "fused")
     actors, threads = _model_actors(nodes, engine, work, on_gpus)
-    room = _Room(nodes)
-    shares = _fused(room, actors, on_gpus) if layout == "fused" else _staged(room, actors, on_gpus, work.fans_out)
+    capacity = _Capacity(nodes)
+    shares = _fused(capacity, actors, on_gpus) if layout == "fused" else _staged(capacity, actors, on_gpus, work.fans_out)
     model, preprocess, postprocess, gather = shares
     actors = model.actors
     speed = ACCELERATOR_FLOPS if on_gpus else work.cpu_flops * threads
@@ -184,12 +184,12 @@ def make_plan(nodes: Sequence[Node], engine: EngineConfig, work: Work) -> Plan:
     )
 
 
-def copy_bytes(work: Work) -> int:
+def copy_bytes(work: Workload) -> int:
     """Memory of a worker with a copy of the model."""
     return ACTOR_BYTES + 2 * work.weight_bytes
 
 
-def block_rows(work: Work, flops_per_second: float, actors: int, helpers: int = 0) -> int:
+def block_rows(work: Workload, flops_per_second: float, actors: int, helpers: int = 0) -> int:
     """Rows for about BLOCK_SECONDS of model work, few enough for memory, and for every actor and helper to have several.
 
     Where the blocks of many actors would end faster than the driver can see to them, they are longer.
@@ -202,17 +202,17 @@ def block_rows(work: Work, flops_per_second: float, actors: int, helpers: int = 
     return max(1, min(max(wanted, bearable), spread, fitting))
 
 
-def _row_seconds(work: Work, flops_per_second: float) -> float:
+def _row_seconds(work: Workload, flops_per_second: float) -> float:
     return work.row_flops / flops_per_second + ROW_SECONDS
 
 
-def _tuning_seconds(work: Work, flops_per_second: float, actors: int) -> float:
+def _tuning_seconds(work: Workload, flops_per_second: float, actors: int) -> float:
     """A small share of the job; none of a short one."""
     seconds = TUNING_SHARE * work.rows * _row_seconds(work, flops_per_second) / actors
     return min(seconds, MOST_TUNING) if seconds >= LEAST_TUNING else 0.0
 
 
-class _Room:
+class _Capacity:
     """The CPUs that pools may hold, node by node: an actor has to fit on one of them."""
 
     def __init__(self, nodes: Sequence[Node]) -> None:
@@ -227,7 +227,7 @@ class _Room:
         return Pool(max(1, min(actors, fitting)), each)
 
 
-def _model_actors(nodes: Sequence[Node], engine: EngineConfig, work: Work, on_gpus: bool) -> tuple[int, int]:
+def _model_actors(nodes: Sequence[Node], engine: EngineConfig, work: Workload, on_gpus: bool) -> tuple[int, int]:
     """Copies of the model, and threads of each: one copy per GPU; without, one per `work.threads` cores as memory allows."""
     needed = copy_bytes(work)
     fitting = [max(0, int(node.memory // needed)) for node in nodes]
@@ -247,18 +247,18 @@ def _model_actors(nodes: Sequence[Node], engine: EngineConfig, work: Work, on_gp
 Shares = tuple[Pool, Pool | None, Pool | None, Pool | None]
 
 
-def _fused(room: _Room, actors: int, on_gpus: bool) -> Shares:
+def _fused(capacity: _Capacity, actors: int, on_gpus: bool) -> Shares:
     # Ray Data discourages CPUs beside GPUs in one actor; the GPU is what limits their number.
-    return Pool(actors, 0.0, 1.0) if on_gpus else room.pool(POOLS, actors), None, None, None
+    return Pool(actors, 0.0, 1.0) if on_gpus else capacity.pool(POOLS, actors), None, None, None
 
 
-def _staged(room: _Room, actors: int, on_gpus: bool, fans_out: bool) -> Shares:
+def _staged(capacity: _Capacity, actors: int, on_gpus: bool, fans_out: bool) -> Shares:
     """With GPUs the CPUs belong to preprocessing; without, most of them to the model."""
     before = 0.7 if on_gpus else 0.2
-    model = Pool(actors, 0.0, 1.0) if on_gpus else room.pool(0.5, actors)
-    preprocess = room.pool(before, min(MOST_HELPERS * actors, max(1, int(room.cpus * before))))
-    postprocess = room.pool(0.05, max(1, min(actors, int(room.cpus * 0.05))))
-    return model, preprocess, postprocess, room.pool(0.05, 1) if fans_out else None
+    model = Pool(actors, 0.0, 1.0) if on_gpus else capacity.pool(0.5, actors)
+    preprocess = capacity.pool(before, min(MOST_HELPERS * actors, max(1, int(capacity.cpus * before))))
+    postprocess = capacity.pool(0.05, max(1, min(actors, int(capacity.cpus * 0.05))))
+    return model, preprocess, postprocess, capacity.pool(0.05, 1) if fans_out else None
 
 
 def _floor(cpus: float) -> float:

@@ -84,9 +84,9 @@ def free_resources() -> list[Mapping[str, float]]:
     return list(available_resources_per_node().values())
 
 
-def cluster_address(asked: str | None) -> str | None:
+def cluster_address(given: str | None) -> str | None:
     """The "host:port" of the cluster that is meant by an address, by RAY_ADDRESS or by the file that `ray start` leaves."""
-    return cast("str | None", canonicalize_bootstrap_address(asked))
+    return cast("str | None", canonicalize_bootstrap_address(given))
 
 
 def host_and_port(address: str) -> tuple[str, int]:

@@ -29,7 +29,7 @@ ABOUT_DATASETS = ("dataset_info.json", "dataset_infos.json")  # lie beside the d
 
 
 @dataclass(frozen=True)
-class Place:
+class InputPath:
     """A path of the input, resolved.
 
     Attributes:
@@ -74,11 +74,11 @@ def list_files(config: InputConfig) -> tuple[fsspec.AbstractFileSystem, list[Inp
     return places[0].fs, list(found.values())
 
 
-def _protocol(place: Place) -> str:
+def _protocol(place: InputPath) -> str:
     return place.fs.protocol if isinstance(place.fs.protocol, str) else str(place.fs.protocol[0])
 
 
-def _place(pattern: str, config: InputConfig) -> Place:
+def _place(pattern: str, config: InputConfig) -> InputPath:
     url = pattern
     if pattern.startswith(HUB) and pattern.removeprefix(HUB).partition("/")[0] not in REPOSITORIES:
         url = f"{HUB}datasets/{pattern.removeprefix(HUB)}"
@@ -86,7 +86,7 @@ def _place(pattern: str, config: InputConfig) -> Place:
         fs, path = url_to_fs(url, **config.storage_options)
     except Exception as error:  # filesystems raise whatever they like
         raise _cannot_list(pattern, error) from None
-    return Place(pattern, fs, path)
+    return InputPath(pattern, fs, path)
 
 
 def _cannot_list(pattern: str, error: Exception) -> InputError:
@@ -94,7 +94,7 @@ def _cannot_list(pattern: str, error: Exception) -> InputError:
     return InputError(f"input.path: cannot list {pattern}: {kind}{reason(error)}")
 
 
-def _sources(place: Place, forced: str | None) -> list[InputFile]:
+def _sources(place: InputPath, forced: str | None) -> list[InputFile]:
     """The files of one path, in order of their names."""
     try:
         infos, is_folder = _infos(place)
@@ -118,7 +118,7 @@ def _sources(place: Place, forced: str | None) -> list[InputFile]:
         raise _cannot_list(place.pattern, error) from None
 
 
-def _infos(place: Place) -> tuple[Infos, bool]:
+def _infos(place: InputPath) -> tuple[Infos, bool]:
     """What lies at a path without hidden files, and whether it is a folder. One listing, no call per file."""
     fs, path = place.fs, place.path
     marks = [path.index(mark) for mark in "*?[" if mark in path]
@@ -148,7 +148,7 @@ def _is_file(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any]) 
     return info["type"] == "file" or not fs.isdir(path)  # what a link leads to has to be asked for
 
 
-def _data_of_saved(place: Place, infos: Infos) -> Infos:
+def _data_of_saved(place: InputPath, infos: Infos) -> Infos:
     """The data files of a folder that `datasets` has saved, in its order; any other folder as it is."""
     splits = _json(place, infos, "dataset_dict.json").get("splits")
     if splits:
@@ -164,13 +164,13 @@ def _data_of_saved(place: Place, infos: Infos) -> Infos:
     return {path: infos[path] for path in paths}
 
 
-def _json(place: Place, infos: Infos, name: str) -> dict[str, Any]:
+def _json(place: InputPath, infos: Infos, name: str) -> dict[str, Any]:
     path = posixpath.join(place.path, name)
     content = json.loads(place.fs.cat_file(path)) if path in infos else None
     return content if isinstance(content, dict) else {}
 
 
-def _formats(place: Place, paths: list[str], forced: str | None, is_folder: bool) -> dict[str, Format]:
+def _formats(place: InputPath, paths: list[str], forced: str | None, is_folder: bool) -> dict[str, Format]:
     """The format of each file; of a folder's files, those that are meant."""
     if not paths:
         raise InputError(f"input.path: there is no file at {place.pattern}")
@@ -184,7 +184,7 @@ def _formats(place: Place, paths: list[str], forced: str | None, is_folder: bool
     return {path: format for path, format in formats.items() if format}
 
 
-def _formats_in_folder(place: Place, paths: list[str], forced: str | None) -> dict[str, Format]:
+def _formats_in_folder(place: InputPath, paths: list[str], forced: str | None) -> dict[str, Format]:
     """Without `forced` the files of known formats; with it the files that are or may be of that format, or else all."""
     formats = {path: format_of(path) for path in paths if posixpath.basename(path) not in ABOUT_DATASETS}
     if forced is None:

@@ -11,8 +11,8 @@ from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 
 from dray.jobs.online import openai_routes, ui
-from dray.jobs.online.middleware import Gate, Told
-from dray.jobs.online.requests import Gone, Telling, body_of, event, outcomes, taking
+from dray.jobs.online.middleware import RequestGuard, Told
+from dray.jobs.online.requests import CancelledRequest, TextStream, body_of, event, outcomes, taking
 from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import BusyError, DrayError, LimitError, RequestError, RowError
 from dray.pipelines.media.admission import Admission
@@ -40,11 +40,11 @@ def make_app(
     """
     app = FastAPI(title=f"dray: {name}", description=f"{service.task.name} with {name}")
     admission = Admission(tuple(config.serve.urls), config.serve.max_bytes)
-    app.add_middleware(Gate, keys=keys, told=told, failed=_failed)
+    app.add_middleware(RequestGuard, keys=keys, told=told, failed=_failed)
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(RowError, _refused)
     app.add_exception_handler(BusyError, _busy)
-    app.add_exception_handler(Gone, _gone)
+    app.add_exception_handler(CancelledRequest, _gone)
     app.add_exception_handler(ClientDisconnect, _gone)
 
     @app.get("/healthz")
@@ -75,28 +75,28 @@ def make_app(
     return app
 
 
-async def _streamed(request: Request, service: Service, asked: huggingface.Asked) -> Response:
+async def _streamed(request: Request, service: Service, asked: huggingface.InferenceRequest) -> Response:
     """Generated text as Hugging Face's client reads it: an event for each piece, the last with the whole text."""
     are_several = any(asked.items[0].options.get(name) not in (None, 1) for name in ("num_return_sequences", "num_beams"))
     if asked.is_list or are_several or "chat/completions" not in service.task.endpoints:
         raise RequestError("stream: one text is generated at a time, and one answer to it")
-    telling = Telling(service, asked.items[0])
-    await telling.begun(request)
+    stream = TextStream(service, asked.items[0])
+    await stream.first_piece(request)
 
     async def events() -> AsyncIterator[bytes]:
         whole = ""
         try:
-            async for piece in telling.pieces():
+            async for piece in stream.pieces():
                 whole += piece
                 yield event(huggingface.told(piece, None))
             yield event(huggingface.told("", whole))
         except DrayError as error:  # the answer has begun: there is no other place for it
             yield event({"error": str(error)})
         finally:
-            telling.cancel()
+            stream.cancel()
 
     # Events that nobody begins to take, because the client has gone by then, are not ended by their own `finally`.
-    return StreamingResponse(events(), media_type="text/event-stream", background=BackgroundTask(telling.cancel))
+    return StreamingResponse(events(), media_type="text/event-stream", background=BackgroundTask(stream.cancel))
 
 
 async def _refused(request: Request, error: Exception) -> Response:

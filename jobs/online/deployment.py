@@ -34,15 +34,15 @@ class Replica:
             listen: (host, port) where no proxy is to stand between the clients and this replica.
         """
         from dray.jobs.online.app import make_app
-        from dray.jobs.online.http_server import Listener
+        from dray.jobs.online.http_server import HttpServer
         from dray.jobs.online.metrics import Metrics
         from dray.pipelines.online.service import Service
 
         config, metrics = parse_config(raw), Metrics(name)
         self._service = Service(config, threads, metrics.ran)
-        self._service.guard()
+        self._service.end_on_hang()
         self._app = make_app(self._service, config, name, keys, metrics.answered)
-        self._listener = Listener(self._app, *listen, GRACE_S) if listen else None
+        self._http_server = HttpServer(self._app, *listen, GRACE_S) if listen else None
 
     def __serve_build_asgi_app__(self) -> object:  # Serve's name for it
         """Serve asks for the app once the replica is made."""
@@ -51,13 +51,13 @@ class Replica:
     def check_health(self) -> None:
         """Serve replaces a replica for which this raises."""
         self._service.check()
-        if self._listener is not None:
-            self._listener.check()
+        if self._http_server is not None:
+            self._http_server.check()
 
     async def drain(self) -> None:
         """Takes no new connections, and returns when what was under way is done."""
-        if self._listener is not None:
-            await asyncio.to_thread(self._listener.close)
+        if self._http_server is not None:
+            await asyncio.to_thread(self._http_server.close)
 
 
 def build(config: JobConfig, listen: tuple[str, int] | None = None) -> Application:

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 UP_S = 30.0  # within which it must listen
 
 
-class Listener:
+class HttpServer:
     """A server in this process."""
 
     def __init__(self, app: FastAPI, host: str, port: int, grace_s: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray.util.metrics import Counter, Histogram
 
-from dray.pipelines.online.batcher import Ran
+from dray.pipelines.online.batcher import BatchStats
 
 SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0]
 SHARES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0]
@@ -32,12 +32,12 @@ class Metrics:
         self._requests.inc(1, {**self._tags, "path": path, "status": str(status)})
         self._request_s.observe(seconds, {**self._tags, "path": path})
 
-    def ran(self, batch: Ran) -> None:
+    def ran(self, batch: BatchStats) -> None:
         """Notes a batch."""
         for waited in batch.waited_s:
             self._queue_s.observe(waited)
         self._forward_s.observe(batch.forward_s)
-        self._fill.observe(batch.parts / batch.room)
+        self._fill.observe(batch.parts / batch.capacity)
         self._parts.inc(batch.parts)
         self._elements.inc(batch.elements)
         self._padded.inc(batch.padded_elements)

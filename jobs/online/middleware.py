@@ -22,7 +22,7 @@ Failed = Callable[[Request, Exception], Awaitable[Response]]
 log = logging.getLogger("dray.requests")
 
 
-class Gate:
+class RequestGuard:
     """Middleware: X-Request-ID, API keys, one JSON line for each request."""
 
     def __init__(

@@ -12,7 +12,7 @@ from starlette.background import BackgroundTask
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 
-from dray.jobs.online.requests import Telling, body_of, event, outcomes, replayed, taking
+from dray.jobs.online.requests import TextStream, body_of, event, outcomes, replayed, taking
 from dray.pipelines.errors import DrayError, RequestError
 from dray.pipelines.media.admission import Admission
 from dray.pipelines.online.service import Service
@@ -83,8 +83,8 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
     pipe = service.phases.pipe
 
     async def streamed(request: Request, item: Item, asked: openai.Chat | openai.Complete, limit: int | None) -> Response:
-        telling, answer = Telling(service, item), openai_text.Answer(asked.stops, limit, pipe)
-        await telling.begun(request)
+        stream, answer = TextStream(service, item), openai_text.Answer(asked.stops, limit, pipe)
+        await stream.first_piece(request)
         pieces = openai_text.Pieces(name, is_chat=isinstance(asked, openai.Chat))
         with_usage = bool((asked.stream_options or {}).get("include_usage"))
 
@@ -92,23 +92,23 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
             try:
                 for first in pieces.first():
                     yield event(first)
-                async for piece in telling.pieces():
+                async for piece in stream.pieces():
                     if shown := answer.add(piece):
                         yield event(pieces.piece(shown))
                     if answer.has_stopped:
                         break
                 if rest := answer.add("", is_last=True):
                     yield event(pieces.piece(rest))
-                tokens = 0 if answer.has_stopped else round((await telling.outcome()).meter.elements)
+                tokens = 0 if answer.has_stopped else round((await stream.outcome()).meter.elements)
                 for last in pieces.last(answer, tokens, with_usage):
                     yield event(last)
                 yield b"data: [DONE]\n\n"
             except DrayError as error:  # the answer has begun: there is no other place for it
                 yield event({"error": {"message": str(error), "type": "server_error", "param": None, "code": None}})
             finally:
-                telling.cancel()
+                stream.cancel()
 
-        return StreamingResponse(events(), media_type="text/event-stream", background=BackgroundTask(telling.cancel))
+        return StreamingResponse(events(), media_type="text/event-stream", background=BackgroundTask(stream.cancel))
 
     @app.post("/v1/chat/completions", openapi_extra=taking(openai.Chat.model_json_schema()))
     async def chat(request: Request) -> Response:

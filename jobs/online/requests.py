@@ -21,7 +21,7 @@ T = TypeVar("T")
 AT_ONCE = 64  # items of one request that are under way
 
 
-class Gone(Exception):
+class CancelledRequest(Exception):
     """The client has hung up."""
 
 
@@ -59,7 +59,7 @@ def replayed(body: bytes, receive: Receive) -> Receive:
 
 
 async def outcomes(request: Request, service: Service, items: Sequence[Item]) -> list[Outcome]:
-    """Of all items of a request. What is left of them is cancelled when one fails, or the client hangs up (Gone)."""
+    """The outcomes of a request's items. When one fails, or the client hangs up (CancelledRequest), the rest is cancelled."""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(item: Item) -> Outcome:
@@ -75,12 +75,12 @@ async def outcomes(request: Request, service: Service, items: Sequence[Item]) ->
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """What `work` gives; it is cancelled when the client hangs up, and then Gone is raised."""
+    """What `work` gives; it is cancelled when the client hangs up, and then CancelledRequest is raised."""
     working, hanging_up = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
     try:
         await asyncio.wait({working, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise Gone
+            raise CancelledRequest
         return working.result()
     finally:
         for task in (working, hanging_up):
@@ -94,28 +94,28 @@ async def _hung_up(request: Request) -> None:
         pass
 
 
-class Telling:
+class TextStream:
     """The text of one item as it is generated."""
 
     def __init__(self, service: Service, item: Item) -> None:
         """The model is asked at once."""
-        from dray.pipelines.batching.parts import Listener
+        from dray.pipelines.batching.parts import TextCallback
 
         loop, self._pieces = asyncio.get_running_loop(), asyncio.Queue[str | None]()
 
         def hear(piece: str) -> None:
             loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
 
-        self._listener = Listener(hear)
-        self._work = asyncio.ensure_future(service.outcome(replace(item, listener=self._listener)))
+        self._on_text = TextCallback(hear)
+        self._work = asyncio.ensure_future(service.outcome(replace(item, on_text=self._on_text)))
         self._work.add_done_callback(lambda _: self._pieces.put_nowait(None))
         self._first: str | None = None
 
-    async def begun(self, request: Request) -> None:
+    async def first_piece(self, request: Request) -> None:
         """Returns when there is a first piece, or nothing to tell.
 
         Raises:
-            Gone: the client has hung up.
+            CancelledRequest: the client has hung up.
             Exception: what the model or its queue raises before that.
         """
         try:
@@ -140,7 +140,7 @@ class Telling:
 
     def cancel(self) -> None:
         """Nobody listens any more; the model need not go on."""
-        self._listener.has_left = True
+        self._on_text.is_cancelled = True
         self._work.cancel()
 
 

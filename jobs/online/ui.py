@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 
-from dray.jobs.online.ui_guard import PATH, Guard
+from dray.jobs.online.ui_guard import PATH, UiGuard
 from dray.pipelines.errors import DrayError
 from dray.pipelines.media import subtitles
 from dray.pipelines.media.values import image, images, recording, samples, video
@@ -75,7 +75,7 @@ def add(app: FastAPI, service: Service, name: str, keys: Sequence[str], most: in
 
     lock = {"auth": is_known, "auth_message": "Any name; the password is an API key."} if keys else {}
     # Without root_path the files that it shows have addresses that lack the /ui.
-    app.add_middleware(Guard)
+    app.add_middleware(UiGuard)
     gradio.mount_gradio_app(app, make_page(service, name), PATH, root_path=PATH, max_file_size=most, **lock)
 
 
@@ -192,11 +192,11 @@ def _ranking_view() -> View:
 
 
 def _boxes_view() -> View:
-    return View([_component("AnnotatedImage", "Found")], _boxes)
+    return View([_component("AnnotatedImage", "TuningResult")], _boxes)
 
 
 def _segments_view() -> View:
-    return View([_component("AnnotatedImage", "Found")], _segments)
+    return View([_component("AnnotatedImage", "TuningResult")], _segments)
 
 
 def _entities_view() -> View:

@@ -18,7 +18,7 @@ PATH = "/ui"
 MOST_BYTES = 1 << 20  # of what is sent to the page, files aside
 
 
-class Guard:
+class UiGuard:
     """Middleware of the page: what is sent to it is small and names no file but one that was sent to it before.
 
     Gradio would read a whole body before it asks who sends it, fetch any public URL for a client, and open any file.

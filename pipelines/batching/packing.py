@@ -14,7 +14,7 @@ from dray.pipelines.batching.parts import UNBOUNDED, Limits, Part
 if TYPE_CHECKING:
     pass
 
-RIPE = 0.95  # of what a batch computes is data, in one that need not wait for better company
+FULL = 0.95  # of what a batch computes is data, in one that need not wait for better company
 
 
 def pack(parts: Sequence[Part], limits: Limits) -> list[list[int]]:
@@ -30,36 +30,36 @@ def pack(parts: Sequence[Part], limits: Limits) -> list[list[int]]:
     for name, group in groups.items():
         group.sort(key=lambda index: -parts[index].space)
         spaces = [parts[index].space for index in group]
-        rooms = [1 if name is Sharing.ALONE else limits.room(space) for space in spaces]
-        ends = _cheapest(spaces, rooms, limits.overhead) if limits.elements < UNBOUNDED else _full(rooms)
+        capacities = [1 if name is Sharing.ALONE else limits.capacity(space) for space in spaces]
+        ends = _cheapest(spaces, capacities, limits.overhead) if limits.elements < UNBOUNDED else _full(capacities)
         batches += [group[start:end] for start, end in itertools.pairwise([0, *ends])]
     batches.sort(key=lambda batch: -parts[batch[0]].space)
     return batches
 
 
-def _full(rooms: Sequence[int]) -> list[int]:
+def _full(capacities: Sequence[int]) -> list[int]:
     """Where batches end that are as large as the room of their first part."""
     ends = [0]
-    while ends[-1] < len(rooms):
-        ends.append(min(len(rooms), ends[-1] + rooms[ends[-1]]))
+    while ends[-1] < len(capacities):
+        ends.append(min(len(capacities), ends[-1] + capacities[ends[-1]]))
     return ends[1:]
 
 
-def _cheapest(spaces: Sequence[int], rooms: Sequence[int], overhead: float) -> list[int]:
+def _cheapest(spaces: Sequence[int], capacities: Sequence[int], overhead: float) -> list[int]:
     """Where batches end such that they cost least in all, by dynamic programming over where each begins.
 
     Args:
         spaces: elements of the parts, falling.
-        rooms: parts that a batch may hold that begins there.
+        capacities: parts that a batch may hold that begins there.
         overhead: of a batch, as of Limits.
     """
     count = len(spaces)
     cost, begin = np.full(count + 1, np.inf), np.zeros(count + 1, np.int64)
     cost[0] = 0.0
-    sizes = np.arange(1, max(rooms) + 1)
-    for start, (space, room) in enumerate(zip(spaces, rooms, strict=True)):
-        last = min(count, start + room)
-        found = cost[start] + space * (overhead * room + sizes[: last - start])
+    sizes = np.arange(1, max(capacities) + 1)
+    for start, (space, capacity) in enumerate(zip(spaces, capacities, strict=True)):
+        last = min(count, start + capacity)
+        found = cost[start] + space * (overhead * capacity + sizes[: last - start])
         known = cost[start + 1 : last + 1]
         better = found < known
         known[better] = found[better]
@@ -70,7 +70,7 @@ def _cheapest(spaces: Sequence[int], rooms: Sequence[int], overhead: float) -> l
     return ends[::-1]
 
 
-def ripe(parts: Sequence[Part], limits: Limits) -> set[int]:
+def full_batches(parts: Sequence[Part], limits: Limits) -> set[int]:
     """The positions in `parts` of those that fill batches with little padding; at least of one batch.
 
     The others are better kept until more parts are there, of which some may be as long.
@@ -82,9 +82,9 @@ def ripe(parts: Sequence[Part], limits: Limits) -> set[int]:
 
     def is_full(batch: Sequence[int]) -> bool:
         longest = parts[batch[0]]
-        return longest.group is Sharing.ALONE or len(batch) >= limits.room(longest.space)
+        return longest.group is Sharing.ALONE or len(batch) >= limits.capacity(longest.space)
 
-    full = [batch for batch in batches if is_full(batch) and efficiency(batch) >= RIPE]
+    full = [batch for batch in batches if is_full(batch) and efficiency(batch) >= FULL]
     return {index for batch in full or [max(batches, key=efficiency)] for index in batch}
 
 

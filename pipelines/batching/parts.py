@@ -7,31 +7,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-class Listener:
-    """Hears of a row's text piece by piece, in the model's thread. What is generated again is not told again.
+class TextCallback:
+    """Called with a row's text piece by piece, in the model's thread; with each piece once, though a batch may be run again.
 
     Attributes:
-        has_left: it has heard enough: nothing more is generated for it.
+        is_cancelled: nothing more is to be generated for the row.
     """
 
-    def __init__(self, hear: Callable[[str], None]) -> None:
-        """`hear` takes the next piece."""
-        self._hear, self._told = hear, 0
-        self.has_left = False
+    def __init__(self, on_piece: Callable[[str], None]) -> None:
+        """`on_piece` takes the next piece."""
+        self._on_piece, self._reported = on_piece, 0
+        self.is_cancelled = False
 
     def begin(self) -> Callable[[str], None]:
-        """What a run of the model tells pieces to, from the beginning of the text."""
-        place = 0
+        """What one run of the model is to call with every piece, from the beginning of the text."""
+        position = 0
 
-        def tell(piece: str) -> None:
-            nonlocal place
-            place += len(piece)
-            if place > self._told:
-                new = piece[len(piece) - (place - self._told) :]
-                self._told = place
-                self._hear(new)
+        def report(piece: str) -> None:
+            nonlocal position
+            position += len(piece)
+            if position > self._reported:
+                new = piece[len(piece) - (position - self._reported) :]
+                self._reported = position
+                self._on_piece(new)
 
-        return tell
+        return report
 
 
 UNBOUNDED = 1 << 62  # elements
@@ -56,7 +56,7 @@ class Part:
         seed: of the random numbers that its generation draws.
         key: of its row.
         space: elements it takes in a batch; more than `cost` where the model is given only some lengths.
-        listener: hears of its text as it is generated.
+        on_text: called with its text, piece by piece, as it is generated.
     """
 
     inputs: Inputs
@@ -67,7 +67,7 @@ class Part:
     seed: int = 0
     key: int = 0
     space: int = 0
-    listener: Listener | None = None
+    on_text: TextCallback | None = None
 
     def __post_init__(self) -> None:
         """Fills in `space`."""
@@ -100,7 +100,7 @@ class Limits:
         """As many parts as `elements` padded elements hold, at least one."""
         return cls(1 << 31, elements, overhead=overhead)
 
-    def room(self, cost: int) -> int:
+    def capacity(self, cost: int) -> int:
         """Parts of at most `cost` elements that fit a batch; at least 1."""
         last = self.by_length[-1][1] if self.by_length else self.elements
         elements = next((most for longest, most in self.by_length if cost <= longest), last)

@@ -44,7 +44,7 @@ class Staging:
 
     def take(self, parts: Sequence[Part]) -> Collated:
         """A batch: on the device if it was begun and there was room, otherwise collated here. Raises what collating raises."""
-        place = next((place for place, (begun, _) in enumerate(self._staged) if _is_same(begun, parts)), None)
+        place = next((place for place, (first_piece, _) in enumerate(self._staged) if _is_same(first_piece, parts)), None)
         if place is None:
             return self._collate(parts)
         for _ in range(place):  # those before it will not be asked for any more

@@ -81,9 +81,9 @@ def tune(parts: Sequence[Part], run: Callable[[list[Part]], float], seconds: flo
         return []
     ((group, _),) = groups.most_common(1)
     found: list[Bucket] = []
-    room = 1 << 62  # what did not fit once is not tried again with shorter parts
+    capacity = 1 << 62  # what did not fit once is not tried again with shorter parts
     for bucket in by_length([part for part in parts if part.group == group]):
-        trials, room = _tried(bucket, run, room, deadline)
+        trials, capacity = _tried(bucket, run, capacity, deadline)
         if time.monotonic() > deadline:  # larger batches might have been better
             break
         if any(trial.rate for trial in trials):
@@ -118,14 +118,16 @@ def limits(buckets: Sequence[Bucket], otherwise: Limits) -> Limits:
     return Limits(otherwise.parts, largest, by_length, max(overheads, default=otherwise.overhead))
 
 
-def _tried(bucket: Sequence[Part], run: Callable[[list[Part]], float], room: int, deadline: float) -> tuple[list[Trial], int]:
+def _tried(
+    bucket: Sequence[Part], run: Callable[[list[Part]], float], capacity: int, deadline: float
+) -> tuple[list[Trial], int]:
     """Trials of batches of 1, 2, 4 ... parts, until that gains nothing, fails or takes too long; and what still fits.
 
     Each batch is run twice, and the faster run counts.
     """
     trials: list[Trial] = []
     size, idle, best = 1, 0, 0.0
-    while size <= MOST_PARTS and idle < PATIENCE and size * bucket[0].cost < room and time.monotonic() < deadline:
+    while size <= MOST_PARTS and idle < PATIENCE and size * bucket[0].cost < capacity and time.monotonic() < deadline:
         batch = list(itertools.islice(itertools.cycle(bucket), size))
         elements = size * bucket[0].cost
         try:
@@ -136,13 +138,13 @@ def _tried(bucket: Sequence[Part], run: Callable[[list[Part]], float], room: int
             if not is_out_of_memory(error):
                 raise
             trials.append(Trial(size, elements, 0.0, 0.0))
-            room = elements
+            capacity = elements
             break
         took = max(took, 1e-9)
         rate = sum(part.cost for part in batch) / took
         trials.append(Trial(size, elements, rate, took))
         idle = 0 if rate > best / ENOUGH else idle + 1
         best, size = max(best, rate), 2 * size
-    if room < 1 << 62:
+    if capacity < 1 << 62:
         free_cached_memory()
-    return trials, room
+    return trials, capacity

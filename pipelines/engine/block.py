@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 
-from dray.pipelines.batching.packing import ripe
+from dray.pipelines.batching.packing import full_batches
 from dray.pipelines.batching.parts import Limits, Output, Part
 from dray.pipelines.engine.forward import forward_parts
-from dray.pipelines.engine.model_threads import Lanes
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.model_threads import ModelThreads
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.errors import RowError
 from dray.pipelines.media.fetch import ahead
 from dray.pipelines.meter import Meter
@@ -51,7 +51,7 @@ class _Pending:
     parts: int | None = None  # None while preprocessing goes on
 
 
-def preprocess_item(phases: Phases, item: Item, meter: Meter, watch: Watch) -> Iterator[Part]:
+def preprocess_item(phases: Phases, item: Item, meter: Meter, watchdog: Watchdog) -> Iterator[Part]:
     """The parts of one item; time and audio length go to `meter`.
 
     Raises:
@@ -62,7 +62,7 @@ def preprocess_item(phases: Phases, item: Item, meter: Meter, watch: Watch) -> I
     while True:
         started = time.perf_counter()
         try:
-            with watch.on("preprocess", [item.key]):
+            with watchdog.on("preprocess", [item.key]):
                 part = next(parts, None)
         except FATAL:
             raise
@@ -73,14 +73,14 @@ def preprocess_item(phases: Phases, item: Item, meter: Meter, watch: Watch) -> I
         meter.preprocess_s += took
         if part is None:
             return
-        if spent > watch.timeout_s:
-            limit = f"errors.timeout_s = {watch.timeout_s:g} s"
+        if spent > watchdog.timeout_s:
+            limit = f"errors.timeout_s = {watchdog.timeout_s:g} s"
             raise RowError("preprocess", "TimeoutError", f"preprocessing took longer than {limit}")
         meter.audio_seconds += part.seconds
         yield part
 
 
-def sample_parts(phases: Phases, items: Sequence[Item], watch: Watch, seconds: float) -> list[Part]:
+def sample_parts(phases: Phases, items: Sequence[Item], watchdog: Watchdog, seconds: float) -> list[Part]:
     """Up to SAMPLE parts of these items, made in about so many seconds; items that cannot be preprocessed give none."""
     parts: list[Part] = []
     deadline = time.monotonic() + seconds
@@ -88,18 +88,18 @@ def sample_parts(phases: Phases, items: Sequence[Item], watch: Watch, seconds: f
         if len(parts) >= SAMPLE or time.monotonic() > deadline:
             break
         with contextlib.suppress(RowError):
-            parts += itertools.islice(preprocess_item(phases, item, Meter(), watch), SAMPLE - len(parts))
+            parts += itertools.islice(preprocess_item(phases, item, Meter(), watchdog), SAMPLE - len(parts))
     return parts
 
 
-def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: Meter, watch: Watch) -> object:
+def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: Meter, watchdog: Watchdog) -> object:
     """The prediction. Raises RowError where postprocessing fails."""
     started = time.perf_counter()
     for output in outputs:
         if isinstance(output, dict) and "is_last" in output:
             del output["is_last"]
     try:
-        with watch.on("postprocess", [item.key]):
+        with watchdog.on("postprocess", [item.key]):
             return phases.postprocess(outputs, item)
     except FATAL:
         raise
@@ -113,20 +113,22 @@ _Window = list[tuple[int, int, Part]]  # (item, number of the part, part)
 _Results = list[tuple[Output | RowError, Meter]]
 
 
-def predict(phases: Phases, items: Sequence[Item], limits: Limits, watch: Watch, lanes: Lanes | None = None) -> list[Outcome]:
+def predict(
+    phases: Phases, items: Sequence[Item], limits: Limits, watchdog: Watchdog, model_threads: ModelThreads | None = None
+) -> list[Outcome]:
     """All three phases for a block of items: the next window is preprocessed in a thread while the model runs one.
 
     Several threads may each give a block at the same time: one block's windows are begun after the other's, and meanwhile the
     first window of the next is made.
 
     Parts that would be padded much wait for more of their length, the last ones until all are there. Memory is bounded by four
-    windows of parts (one runs, one waits, one is being made, one is kept for company), however long an item is; where `lanes`
-    have threads of their own by five, for the next window is begun before the last has ended.
+    windows of parts (one runs, one waits, one is being made, one is kept for company), however long an item is; where there
+    are several `model_threads` by five, for the next window is begun before the last has ended.
 
     Returns:
         One outcome per item, in order.
     """
-    lanes = lanes or Lanes(phases)
+    model_threads = model_threads or ModelThreads(phases)
     pending = [_Pending(item) for item in items]
     held: _Window = []
     running: deque[tuple[_Window, Future[_Results]]] = deque()
@@ -136,18 +138,20 @@ def predict(phases: Phases, items: Sequence[Item], limits: Limits, watch: Watch,
         for (index, number, _), (output, meter) in zip(window, results.result(), strict=True):
             _keep(pending[index], number, output, meter)
         for index in dict.fromkeys(index for index, _, _ in window):
-            _finish(phases, pending[index], watch)
+            _finish(phases, pending[index], watchdog)
 
-    windows = _Prefetch(_windows(phases, pending, limits, watch))
+    windows = _Prefetch(_windows(phases, pending, limits, watchdog))
     try:
-        with lanes.turn:
+        with model_threads.turn:
             for window in itertools.chain(windows, [None]):
                 held += window or []
                 is_small = sum(part.cost for _, _, part in held) < WINDOW_ELEMENTS
-                now, held = _ripe(held, limits) if window and is_small else (held, [])
+                now, held = _ready(held, limits) if window and is_small else (held, [])
                 parts = [part for _, _, part in now]
-                running.append((now, lanes.begin(functools.partial(forward_parts, phases, parts, limits, watch, lanes))))
-                while len(running) >= lanes.at_once:
+                running.append(
+                    (now, model_threads.begin(functools.partial(forward_parts, phases, parts, limits, watchdog, model_threads)))
+                )
+                while len(running) >= model_threads.at_once:
                     finish()
         while running:
             finish()
@@ -158,9 +162,9 @@ def predict(phases: Phases, items: Sequence[Item], limits: Limits, watch: Watch,
     return [state.outcome for state in pending]
 
 
-def _ripe(window: _Window, limits: Limits) -> tuple[_Window, _Window]:
+def _ready(window: _Window, limits: Limits) -> tuple[_Window, _Window]:
     """What is to be run, and what is better kept for the next window."""
-    chosen = ripe([part for _, _, part in window], limits)
+    chosen = full_batches([part for _, _, part in window], limits)
     return [window[index] for index in sorted(chosen)], [each for index, each in enumerate(window) if index not in chosen]
 
 
@@ -172,7 +176,7 @@ def _keep(state: _Pending, number: int, output: Output | RowError, meter: Meter)
         state.outputs[number] = output
 
 
-def _finish(phases: Phases, state: _Pending, watch: Watch) -> None:
+def _finish(phases: Phases, state: _Pending, watchdog: Watchdog) -> None:
     """Postprocesses an item whose parts have all come back."""
     outcome = state.outcome
     if outcome.error is not None or state.parts is None or len(state.outputs) < state.parts:
@@ -180,12 +184,12 @@ def _finish(phases: Phases, state: _Pending, watch: Watch) -> None:
     outputs = [state.outputs[number] for number in range(state.parts)]
     state.outputs = {}
     try:
-        outcome.prediction = postprocess_item(phases, outputs, state.item, outcome.meter, watch)
+        outcome.prediction = postprocess_item(phases, outputs, state.item, outcome.meter, watchdog)
     except RowError as error:
         outcome.error = error
 
 
-def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, watch: Watch) -> Iterator[_Window]:
+def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, watchdog: Watchdog) -> Iterator[_Window]:
     """Parts of successive items, cut into windows of about WINDOW batches.
 
     The first is small, for nothing runs while it is made. The model takes long enough with it for a larger one to be made.
@@ -195,7 +199,7 @@ def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, watch:
     for index, item in enumerate(ahead([state.item for state in pending], phases.fetched)):
         state, number = pending[index], 0
         try:
-            for part in preprocess_item(phases, item, state.prepared, watch):
+            for part in preprocess_item(phases, item, state.prepared, watchdog):
                 is_full = elements > min(size * limits.elements, WINDOW_ELEMENTS) or len(window) >= size * limits.parts
                 if window and is_full:
                     yield window

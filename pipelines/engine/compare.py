@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dray.pipelines.engine.block import predict
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.tasks.arrow import to_arrow
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def tolerance_of(phases: Phases) -> float:
 
 def alone(phases: Phases, item: Item, schema: pa.DataType, timeout_s: float) -> object:
     """The prediction of one item in batches of its own, as Python sees a value of type `schema`. Raises RowError."""
-    (outcome,) = predict(phases, [item], phases.limits(1), Watch(timeout_s))
+    (outcome,) = predict(phases, [item], phases.limits(1), Watchdog(timeout_s))
     if outcome.error is not None:
         raise outcome.error
     return to_arrow([outcome.prediction], schema).to_pylist()[0]

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dray.pipelines.batching.packing import bisect, free_cached_memory, is_lasting, is_out_of_memory, pack
 from dray.pipelines.batching.padding import Sharing
 from dray.pipelines.batching.parts import Limits, Output, Part
-from dray.pipelines.engine.model_threads import Lanes
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.model_threads import ModelThreads
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.errors import RowError
 from dray.pipelines.meter import Meter
 from dray.pipelines.phases.phases import Phases
@@ -21,28 +21,30 @@ DIVISIBLE = 1 / 8  # of a batch at most is what it costs however little is in it
 
 
 def forward_parts(
-    phases: Phases, parts: Sequence[Part], limits: Limits, watch: Watch, lanes: Lanes | None = None
+    phases: Phases, parts: Sequence[Part], limits: Limits, watchdog: Watchdog, model_threads: ModelThreads | None = None
 ) -> list[tuple[Output | RowError, Meter]]:
     """The output of each part, or the error it raises when it is alone, and what it took. In order.
 
-    `lanes` are of the same phases; without, the caller's thread runs the model. A batch that has all the cores takes the time
-    of all lanes.
+    `model_threads` are of the same phases; without, the caller's thread runs the model. A batch that has all cores takes the
+    time of all threads.
     """
-    lanes = lanes or Lanes(phases)
+    model_threads = model_threads or ModelThreads(phases)
     results: list[tuple[Output | RowError, Meter]] = [(RowError("forward", "RuntimeError", "not run"), Meter()) for _ in parts]
 
     def run(phases: Phases, share: int, batch: Sequence[int]) -> None:
         began, started = time.time(), time.perf_counter()
-        with watch.on("forward", [parts[index].key for index in batch], phases.batches_at_once * lanes.count // share):
+        with watchdog.on(
+            "forward", [parts[index].key for index in batch], phases.batches_at_once * model_threads.count // share
+        ):
             try:
                 outputs = phases.forward([parts[index] for index in batch])
             except Exception as error:
                 if is_lasting(error):
-                    watch.ruined(error)
+                    watchdog.ruined(error)
                 raise
             finally:
                 seconds = share * (time.perf_counter() - started)
-                lanes.ran(seconds)
+                model_threads.ran(seconds)
         longest = max(parts[index].space for index in batch)
         total = sum(parts[index].cost for index in batch) or 1
         for index, output in zip(batch, outputs, strict=True):
@@ -52,7 +54,7 @@ def forward_parts(
             results[index] = output, meter
 
     def failed(share: int, index: int, error: Exception) -> None:
-        if share < lanes.count and is_out_of_memory(error):  # what ran beside it may have had the memory
+        if share < model_threads.count and is_out_of_memory(error):  # what ran beside it may have had the memory
             for_all.append([index])
             return
         results[index] = RowError.wrap("forward", error.with_traceback(None)), results[index][1]
@@ -60,30 +62,30 @@ def forward_parts(
     def out_of_memory(share: int, batch: Sequence[int]) -> None:
         limits.lower(len(batch), max(parts[index].space for index in batch))
         phases.unstage()
-        if len(batch) > 1 or share == lanes.count:  # else it is tried once more
+        if len(batch) > 1 or share == model_threads.count:  # else it is tried once more
             results[batch[0]][1].add(Meter(out_of_memory=1, batch_elements=limits.elements))
         free_cached_memory()
 
     def drain(batches: _Batches, share: int, phases: Phases) -> None:
-        heard = functools.partial(failed, share), functools.partial(out_of_memory, share)
+        on_batch = functools.partial(failed, share), functools.partial(out_of_memory, share)
         for batch, following in batches:
             phases.stage([parts[index] for index in following])
-            bisect(batch, functools.partial(run, phases, share), *heard)
+            bisect(batch, functools.partial(run, phases, share), *on_batch)
 
     def fitting(batch: Sequence[int]) -> int:
-        return limits.room(max(parts[index].space for index in batch))
+        return limits.capacity(max(parts[index].space for index in batch))
 
     packed = pack(parts, limits)
     for_all = [batch for batch in packed if parts[batch[0]].group is Sharing.ALONE]
     for_one = [batch for batch in packed if parts[batch[0]].group is not Sharing.ALONE]
     if limits.overhead <= DIVISIBLE:
-        for_one = divided(for_one, parts, lanes.count)
-    even = len(for_one) // lanes.count * lanes.count
+        for_one = divided(for_one, parts, model_threads.count)
+    even = len(for_one) // model_threads.count * model_threads.count
     for_one, for_all = for_one[:even], for_one[even:] + for_all
     if for_one:
-        lanes.run(functools.partial(drain, _Batches(for_one, fitting), 1))
+        model_threads.run(functools.partial(drain, _Batches(for_one, fitting), 1))
     if for_all:
-        lanes.wide(functools.partial(drain, _Batches(for_all, fitting), lanes.count))
+        model_threads.wide(functools.partial(drain, _Batches(for_all, fitting), model_threads.count))
     phases.unstage()
     return results
 
@@ -116,9 +118,9 @@ class _Batches:
                 if not self._left:
                     return
                 batch = self._left.popleft()
-                room = self._fitting(batch)
-                if len(batch) > room:
-                    self._left.appendleft(batch[room:])
-                    batch = batch[:room]
+                capacity = self._fitting(batch)
+                if len(batch) > capacity:
+                    self._left.appendleft(batch[capacity:])
+                    batch = batch[:capacity]
                 following = self._left[0] if self._left else []
             yield batch, following

@@ -20,7 +20,7 @@ TOGETHER = 2  # windows of batches that are run at once, so that no lane waits f
 MOST = 4  # each reads all weights for itself, and Python's own lock lets one at a time begin an operation
 
 
-class Lanes:
+class ModelThreads:
     """The threads that run the model of some phases.
 
     Attributes:
@@ -34,14 +34,14 @@ class Lanes:
 
         With `apart` that one is not the caller's thread but always the same, for models/loading.py says what several cost.
         """
-        twins = _twins(phases, _count(threads) - 1) if threads > 1 and phases.is_shareable else []
-        self._phases = [phases, *twins]
+        copies = _copies(phases, _count(threads) - 1) if threads > 1 and phases.is_shareable else []
+        self._phases = [phases, *copies]
         self.count, self.turn = len(self._phases), threading.Lock()
         self._counting, self._busy_s = threading.Lock(), 0.0
         self._all, self._each = threads, max(1, threads // self.count)
         self._pool: ThreadPoolExecutor | None = None
         self._callers = ThreadPoolExecutor(1, "model") if apart else None
-        if twins:
+        if copies:
             import torch
 
             torch.set_num_threads(self._each)
@@ -83,9 +83,9 @@ class Lanes:
         if self._pool is None:
             work(self._phases[0])
             return
-        lanes = [self._pool.submit(self._in_lane, work) for _ in self._phases]
-        wait(lanes)  # also where one raises
-        for lane in lanes:
+        model_threads = [self._pool.submit(self._in_lane, work) for _ in self._phases]
+        wait(model_threads)  # also where one raises
+        for lane in model_threads:
             lane.result()
 
     def wide(self, work: Callable[[Phases], None]) -> None:
@@ -125,13 +125,13 @@ class Lanes:
 
 
 def _count(threads: int) -> int:
-    """Lanes that use the most of these threads."""
+    """How many batches at once use the most of these threads."""
     possible = range(1, min(threads, MOST) + 1)
     return max(possible, key=lambda count: (threads // count * count, count))
 
 
-def _twins(phases: Phases, count: int) -> list[Phases]:
+def _copies(phases: Phases, count: int) -> list[Phases]:
     try:
-        return [phases.twin() for _ in range(count)]
+        return [phases.copy_with_shared_weights() for _ in range(count)]
     except Exception:  # modules may hold whatever cannot be copied
         return []

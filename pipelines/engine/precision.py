@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dray.pipelines.engine.block import Outcome, predict
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.internals.linear import pack_linears
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def choose(phases: Phases, items: Sequence[Item], timeout_s: float) -> tuple[str
 
 def _timed(phases: Phases, items: Sequence[Item], timeout_s: float) -> tuple[list[Outcome], float]:
     """The outcomes, and seconds of the second of two runs."""
-    limits, watch = phases.limits("auto"), Watch(timeout_s)
-    predict(phases, items, replace(limits), watch)  # a copy: running out of memory lowers it
+    limits, watchdog = phases.limits("auto"), Watchdog(timeout_s)
+    predict(phases, items, replace(limits), watchdog)  # a copy: running out of memory lowers it
     started = time.perf_counter()
-    outcomes = predict(phases, items, limits, watch)
+    outcomes = predict(phases, items, limits, watchdog)
     return outcomes, time.perf_counter() - started
 
 

@@ -18,7 +18,7 @@ from dray.pipelines.batching.packing import is_out_of_memory
 from dray.pipelines.batching.parts import Part
 from dray.pipelines.batching.tuning import Bucket, Trial
 from dray.pipelines.cache import cache_folder
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.errors import RowError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ ENGINE = 2  # raised when batches are run so differently that what was found bef
 
 
 @dataclass(frozen=True)
-class Subject:
+class TuningKey:
     """What an answer holds for: the same model, at the same precision, on the same hardware, doing the same.
 
     `threads` are those of a worker, be they of one batch or of several at once.
@@ -45,7 +45,7 @@ class Subject:
     engine: int = ENGINE
 
     @classmethod
-    def of(cls, phases: Phases, identity: str) -> Subject:
+    def of(cls, phases: Phases, identity: str) -> TuningKey:
         """`identity` is the model's commit, or a hash of its files."""
         import torch
 
@@ -72,7 +72,7 @@ def device_name(device: object) -> str:
     return f"{device} {platform.processor() or platform.machine()}"
 
 
-def recall(subject: Subject) -> list[Bucket]:
+def recall(subject: TuningKey) -> list[Bucket]:
     """What was found before; empty where nothing was."""
     try:
         buckets = json.loads(subject.path.read_text(encoding="utf-8"))["buckets"]
@@ -83,7 +83,7 @@ def recall(subject: Subject) -> list[Bucket]:
         return []
 
 
-def remember(subject: Subject, buckets: Sequence[Bucket]) -> None:
+def remember(subject: TuningKey, buckets: Sequence[Bucket]) -> None:
     """Keeps what was found."""
     _write(subject.path, {**asdict(subject), "buckets": [asdict(bucket) for bucket in buckets]})
 
@@ -132,7 +132,7 @@ class Tuner:
         """`batch` is `engine.batch`; `identity` the model's. With 0 `seconds` nothing is tried."""
         self._phases, self.seconds = phases, seconds
         self.limits = phases.limits(batch)
-        self._subject = None if isinstance(batch, int) or not phases.is_tunable else Subject.of(phases, identity)
+        self._subject = None if isinstance(batch, int) or not phases.is_tunable else TuningKey.of(phases, identity)
         known = recall(self._subject) if self._subject else []
         self._tries = 0 if self._subject is None or known else TRIES
         self._set(known)
@@ -142,7 +142,7 @@ class Tuner:
         """Whether there is nothing to be found any more."""
         return self._tries <= 0 or self.seconds <= 0
 
-    def learn(self, parts: Sequence[Part], watch: Watch) -> list[Bucket]:
+    def learn(self, parts: Sequence[Part], watchdog: Watchdog) -> list[Bucket]:
         """Finds the limits with these parts and remembers them.
 
         There is no answer where there are no parts, the config or transformers' own batching sets the limits, or the model is
@@ -153,7 +153,7 @@ class Tuner:
             return []
 
         def run(batch: list[Part]) -> float:
-            with watch.on("forward", sorted({part.key for part in batch})):
+            with watchdog.on("forward", sorted({part.key for part in batch})):
                 started = time.perf_counter()
                 try:
                     self._phases.forward(batch)

@@ -21,7 +21,7 @@ TELL_S = 1.0  # between two looks
 
 
 @dataclass(frozen=True)
-class Work:
+class Activity:
     """Something that is being done.
 
     Attributes:
@@ -37,7 +37,7 @@ class Work:
     times: int
 
 
-class Watch:
+class Watchdog:
     """Knows the work of all threads of a process.
 
     Attributes:
@@ -47,15 +47,15 @@ class Watch:
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        self.before: Callable[[Work], None] | None = None
-        self._works: dict[int, Work] = {}  # by thread
-        self._last: Callable[[Work, RowError], None] | None = None
+        self.before: Callable[[Activity], None] | None = None
+        self._works: dict[int, Activity] = {}  # by thread
+        self._last: Callable[[Activity, RowError], None] | None = None
 
     @contextlib.contextmanager
     def on(self, stage: str, keys: Sequence[int], times: int = 1) -> Iterator[None]:
         """The caller's thread works on `stage` for the rows with these keys."""
         thread = threading.get_ident()
-        self._works[thread] = work = Work(stage, keys, time.monotonic(), times)
+        self._works[thread] = work = Activity(stage, keys, time.monotonic(), times)
         try:
             if self.before is not None:
                 self.before(work)
@@ -63,7 +63,7 @@ class Watch:
         finally:
             del self._works[thread]
 
-    def start(self, last: Callable[[Work, RowError], None]) -> None:
+    def start(self, last: Callable[[Activity, RowError], None]) -> None:
         """From now on work that takes too long ends the process, after `last` has heard of it."""
         self._last = last
         threading.Thread(target=self._look, name="watch", daemon=True).start()
@@ -87,7 +87,7 @@ class Watch:
                     limit = f"errors.timeout_s = {self.timeout_s:g} s"
                     self._end(work, RowError(work.stage, "TimeoutError", f"{work.stage} took longer than {limit}"))
 
-    def _end(self, work: Work, error: RowError) -> None:
+    def _end(self, work: Activity, error: RowError) -> None:
         """Says why and ends the process; whoever hears of it may not be reachable."""
         print(f"{work.stage} of {len(work.keys)} rows ends this process: {error}", file=sys.stderr, flush=True)
         try:

@@ -62,7 +62,7 @@ def _generated(pipe: Pipeline, parts: Sequence[Part], forward_params: Mapping[st
     results = pipe.model.generate_batch(
         prompts,
         generation_config=config,
-        continuous_batching_config=_room(pipe, prompts, config.max_new_tokens),
+        continuous_batching_config=_cache_capacity(pipe, prompts, config.max_new_tokens),
         max_new_tokens=config.max_new_tokens,
         progress_bar=False,
     )
@@ -79,7 +79,7 @@ def _generated(pipe: Pipeline, parts: Sequence[Part], forward_params: Mapping[st
     return outputs
 
 
-def _room(pipe: Pipeline, prompts: Sequence[Sequence[int]], new_tokens: int) -> Any:  # noqa: ANN401  # untyped
+def _cache_capacity(pipe: Pipeline, prompts: Sequence[Sequence[int]], new_tokens: int) -> Any:  # noqa: ANN401  # untyped
     """Room for keys and values: an accelerator's is sized by its memory; on a CPU that would be all there is."""
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 

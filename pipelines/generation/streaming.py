@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dray.pipelines.batching.parts import Listener
+from dray.pipelines.batching.parts import TextCallback
 from dray.pipelines.generation import sampling
 from dray.pipelines.internals.generation import merged_config
 
@@ -59,14 +59,14 @@ class _Rows:
                 row.end()
 
 
-def _until_left(listeners: Sequence[Listener | None]) -> StoppingCriteriaList:
+def _until_left(callbacks: Sequence[TextCallback | None]) -> StoppingCriteriaList:
     """Ends the rows whose listeners have left."""
     import torch
     from transformers import StoppingCriteria, StoppingCriteriaList
 
     class Left(StoppingCriteria):  # type: ignore[misc]  # has no types
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
-            left = [listener is not None and listener.has_left for listener in listeners]
+            left = [on_text is not None and on_text.is_cancelled for on_text in callbacks]
             return torch.tensor(left, device=input_ids.device)
 
     return StoppingCriteriaList([Left()])
@@ -81,22 +81,22 @@ def _words(pipe: Pipeline, tell: Callable[[str], None]) -> TextStreamer:
     return words
 
 
-def heard(
-    pipe: Pipeline, forward_params: Mapping[str, Any], listeners: Sequence[Listener | None], limits: Sequence[int | None]
+def with_callbacks(
+    pipe: Pipeline, forward_params: Mapping[str, Any], callbacks: Sequence[TextCallback | None], limits: Sequence[int | None]
 ) -> dict[str, Any]:
     """The arguments of the pipeline's forward, such that listeners hear of their rows' new text.
 
     Args:
         pipe: generates.
         forward_params: the arguments.
-        listeners: of the rows of the batch.
+        callbacks: of the rows of the batch.
         limits: of new tokens, of each row.
     """
     found = merged_config(pipe, forward_params).eos_token_id
     ends = found if isinstance(found, list) else [] if found is None else [found]
     rows = [
-        None if listener is None else _Row(_words(pipe, listener.begin()), ends, limit)
-        for listener, limit in zip(listeners, limits, strict=True)
+        None if on_text is None else _Row(_words(pipe, on_text.begin()), ends, limit)
+        for on_text, limit in zip(callbacks, limits, strict=True)
     ]
-    added: dict[str, Any] = {"streamer": _Rows(rows), "stopping_criteria": _until_left(listeners)}
+    added: dict[str, Any] = {"streamer": _Rows(rows), "stopping_criteria": _until_left(callbacks)}
     return sampling.with_arguments(pipe, forward_params, added)

@@ -33,7 +33,7 @@ SMALLEST = 1 << 20  # multiplications of float32; with fewer the call takes long
 MEMORY_SHARE = 0.5  # of what is free, that packed weights may take
 
 
-class Packed:
+class PackedLinear:
     """The `forward` of one linear layer, in place of its own. Copies of the layer share it, and so the weights.
 
     It holds for the weights as they were: where they have been changed since, or converted, the layer multiplies as ever.
@@ -45,7 +45,7 @@ class Packed:
         self._packed, self._version = _pack(layer.weight.detach()), layer.weight._version
         self._smallest = SMALLEST if _name(layer.weight.dtype) == "float32" else 0
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Packed:
+    def __deepcopy__(self, memo: dict[int, object]) -> PackedLinear:
         """Itself: what a copied model shares with the first one."""
         return self
 
@@ -81,7 +81,7 @@ def pack_linears(model: PreTrainedModel) -> int:
     count = 0
     for layer in layers:
         with contextlib.suppress(RuntimeError):  # oneDNN takes no layer without inputs, say
-            layer.forward = Packed(layer)
+            layer.forward = PackedLinear(layer)
             count += 1
     return count
 
@@ -93,7 +93,11 @@ def _is_plain(layer: nn.Module) -> bool:
     if type(layer) is not torch.nn.Linear or layer._forward_pre_hooks or layer._forward_hooks:
         return False
     weight, forward = layer._parameters.get("weight"), vars(layer).get("forward")
-    return type(weight) is torch.nn.Parameter and weight.device.type == "cpu" and (forward is None or type(forward) is Packed)
+    return (
+        type(weight) is torch.nn.Parameter
+        and weight.device.type == "cpu"
+        and (forward is None or type(forward) is PackedLinear)
+    )
 
 
 def free_memory() -> float:
@@ -109,7 +113,7 @@ def free_memory() -> float:
 
 @functools.cache
 def is_faster(dtype: torch.dtype) -> bool:
-    """Whether this process multiplies matrices of a dtype faster with packed weights. Found by trying, in some 10 ms."""
+    """Whether this process multiplies matrices of a dtype faster with packed weights. Measured, in some 10 ms."""
     import torch
 
     rows = PROBE_ROWS.get(_name(dtype))
@@ -121,7 +125,7 @@ def is_faster(dtype: torch.dtype) -> bool:
 
 @functools.cache
 def speed(dtype: torch.dtype) -> float:
-    """Operations per second of one thread that multiplies large matrices, of float32 where not of `dtype`. Found by trying."""
+    """Operations per second of one thread that multiplies large matrices, of float32 where not of `dtype`. Measured."""
     import torch
 
     known = dtype if _name(dtype) in PROBE_ROWS else torch.float32

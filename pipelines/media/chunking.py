@@ -44,7 +44,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Span:
+class ChunkSpan:
     """One chunk: samples [start, stop) of the recording, of which `left` and `right` overlap its neighbours."""
 
     start: int
@@ -59,19 +59,19 @@ class Span:
         return self.stop - self.start, self.left, self.right
 
 
-def spans(total: int, window: Window) -> Iterator[Span]:
+def spans(total: int, window: Window) -> Iterator[ChunkSpan]:
     """The chunks of `total` samples. A last chunk that holds nothing beyond its left overlap is left out."""
     for start in range(0, total, window.step):
         stop = min(start + window.length, total)
         last = start + window.length >= total
         left = 0 if start == 0 else window.left
         if stop - start > left:
-            yield Span(start, stop, left, 0 if last else window.right, last)
+            yield ChunkSpan(start, stop, left, 0 if last else window.right, last)
         if last:
             return
 
 
-def chunks(blocks: Iterable[Samples], window: Window) -> Iterator[tuple[Samples, Span]]:
+def chunks(blocks: Iterable[Samples], window: Window) -> Iterator[tuple[Samples, ChunkSpan]]:
     """Cuts a stream of blocks of any length; holds one chunk and one block at a time.
 
     Yields exactly the chunks of `spans(total, window)`; nothing for an empty stream.
@@ -83,9 +83,9 @@ def chunks(blocks: Iterable[Samples], window: Window) -> Iterator[tuple[Samples,
         # One sample more than a chunk proves that the chunk is not the last one.
         while len(held) > window.length:
             left = 0 if start == 0 else window.left
-            yield held[: window.length], Span(start, start + window.length, left, window.right, False)
+            yield held[: window.length], ChunkSpan(start, start + window.length, left, window.right, False)
             held = held[window.step :]
             start += window.step
     left = 0 if start == 0 else window.left
     if len(held) > left:
-        yield held, Span(start, start + len(held), left, 0, True)
+        yield held, ChunkSpan(start, start + len(held), left, 0, True)

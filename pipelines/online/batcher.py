@@ -12,10 +12,10 @@ from dray.pipelines.batching.padding import Sharing
 from dray.pipelines.batching.parts import Limits, Output, Part
 from dray.pipelines.engine.block import Outcome, postprocess_item, preprocess_item
 from dray.pipelines.engine.forward import forward_parts
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.errors import BusyError, RowError
 from dray.pipelines.meter import Meter
-from dray.pipelines.online.scheduler import Turns, Waiting
+from dray.pipelines.online.scheduler import Scheduler, WaitingPart
 from dray.pipelines.phases.item import Item
 from dray.pipelines.phases.phases import Phases
 
@@ -25,7 +25,7 @@ AHEAD_BUDGETS = 2  # and at most about as many elements as so many batches hold
 
 
 @dataclass(eq=False)
-class _Request:
+class _PendingRequest:
     """An item on its way."""
 
     item: Item
@@ -44,19 +44,19 @@ class _Request:
 
 
 @dataclass(frozen=True)
-class Ran:
+class BatchStats:
     """What is known of a batch that has run.
 
     Attributes:
         parts: in it.
-        room: for so many.
+        capacity: parts that it could have held.
         elements, padded_elements: without and with padding.
         waited_s: how long each part waited.
         forward_s: how long the model took.
     """
 
     parts: int
-    room: int
+    capacity: int
     elements: int
     padded_elements: int
     waited_s: Sequence[float]
@@ -75,24 +75,24 @@ class Batcher:
         self,
         phases: Phases,
         limits: Limits,
-        watch: Watch,
+        watchdog: Watchdog,
         most: int = 256,
         threads: int = 2,
-        heard: Callable[[Ran], None] = lambda ran: None,
+        on_batch: Callable[[BatchStats], None] = lambda stats: None,
     ) -> None:
         """Starts its threads.
 
         Args:
             phases: the pipeline.
             limits: of a batch.
-            watch: hears of all work.
+            watchdog: ends the process where work takes too long.
             most: requests under way; more are refused.
             threads: that prepare parts and make predictions of outputs.
-            heard: told of every batch, in the model's thread.
+            on_batch: called after every batch, in the model's thread.
         """
-        self._phases, self._limits, self._watch, self._most, self._heard = phases, limits, watch, most, heard
+        self._phases, self._limits, self._watchdog, self._most, self._on_batch = phases, limits, watchdog, most, on_batch
         self._lock = threading.Condition()  # of all that follows, and of every request
-        self._turns: Turns[_Request] = Turns(limits)
+        self._scheduler: Scheduler[_PendingRequest] = Scheduler(limits)
         self._under_way = self._making = 0
         self._is_closed = False
         self._threads = ThreadPoolExecutor(threads, "request")
@@ -111,7 +111,9 @@ class Batcher:
             BusyError: too many are under way, or the service is being shut down.
         """
         meter = Meter()
-        request = _Request(item, time.monotonic(), Future(), preprocess_item(self._phases, item, meter, self._watch), meter)
+        request = _PendingRequest(
+            item, time.monotonic(), Future(), preprocess_item(self._phases, item, meter, self._watchdog), meter
+        )
         with self._lock:
             if self._is_closed or self._under_way >= self._most:
                 raise BusyError("the service is shutting down" if self._is_closed else f"{self._most} requests are under way")
@@ -136,12 +138,12 @@ class Batcher:
             self._under_way -= 1
             self._lock.notify_all()
 
-    def _make(self, request: _Request) -> None:
+    def _make(self, request: _PendingRequest) -> None:
         with self._lock:
             request.is_making, self._making = True, self._making + 1
         self._threads.submit(self._made, request)
 
-    def _made(self, request: _Request) -> None:
+    def _made(self, request: _PendingRequest) -> None:
         """Makes parts of a request until enough of them wait."""
         try:
             while not request.answer.done() and self._held(request) < 1:
@@ -160,59 +162,59 @@ class Batcher:
         self._make_more(request)
         self._finish_if_done(request)
 
-    def _make_more(self, request: _Request) -> None:
+    def _make_more(self, request: _PendingRequest) -> None:
         """Goes on where few of its parts wait."""
         with self._lock:
             if request.is_made or request.is_making or request.answer.done() or self._held(request) >= 0.5:
                 return
             self._make(request)
 
-    def _put(self, request: _Request, part: Part) -> None:
+    def _put(self, request: _PendingRequest, part: Part) -> None:
         with self._lock:
             request.made_space += part.space
-            self._turns.add(request, request.arrived, request.made, part, request.made_space)
+            self._scheduler.add(request, request.arrived, request.made, part, request.made_space)
             request.made += 1
             request.waiting += 1
             request.waiting_space += part.space
             self._lock.notify_all()
 
-    def _held(self, request: _Request) -> float:
+    def _held(self, request: _PendingRequest) -> float:
         """How much of what may wait of a request does; 1: all."""
         return max(request.waiting / AHEAD, request.waiting_space / (AHEAD_BUDGETS * self._limits.elements))
 
     def _run(self) -> None:
         while True:
             with self._lock:
-                self._lock.wait_for(lambda: self._turns.waiting)
-                while self._making and (rest := self._turns.patience(WAIT_S)) > 0:
+                self._lock.wait_for(lambda: self._scheduler.waiting)
+                while self._making and (rest := self._scheduler.patience(WAIT_S)) > 0:
                     self._lock.wait(rest)
                 batch = self._taken()
             if batch:
                 self._forward(batch)
 
-    def _taken(self) -> list[Waiting[_Request]]:
+    def _taken(self) -> list[WaitingPart[_PendingRequest]]:
         """The next batch, taken from those that wait."""
-        gone = self._turns.remove(lambda request: request.answer.done())
-        batch = self._turns.take()
+        gone = self._scheduler.remove(lambda request: request.answer.done())
+        batch = self._scheduler.take()
         for each in [*gone, *batch]:
             each.request.waiting -= 1
             each.request.waiting_space -= each.part.space
         return batch
 
-    def _forward(self, batch: Sequence[Waiting[_Request]]) -> None:
+    def _forward(self, batch: Sequence[WaitingPart[_PendingRequest]]) -> None:
         started, began = time.perf_counter(), time.monotonic()
         try:
-            results = forward_parts(self._phases, [each.part for each in batch], self._limits, self._watch)
+            results = forward_parts(self._phases, [each.part for each in batch], self._limits, self._watchdog)
         except BaseException as error:  # a fault of ours; the callers must hear of it
             for each in batch:
                 self._fail(each.request, error)
             return
         spaces = [each.part.space for each in batch]
         waited, seconds = [began - each.since for each in batch], time.perf_counter() - started
-        room = 1 if batch[0].part.group is Sharing.ALONE else max(len(batch), self._limits.room(max(spaces)))
+        capacity = 1 if batch[0].part.group is Sharing.ALONE else max(len(batch), self._limits.capacity(max(spaces)))
         elements, padded = sum(each.part.cost for each in batch), len(batch) * max(spaces)
         with self._lock:
-            self._turns.ran(seconds, padded)
+            self._scheduler.ran(seconds, padded)
         for each, (output, meter) in zip(batch, results, strict=True):
             each.request.meter.add(meter)
             if isinstance(output, RowError):
@@ -222,9 +224,9 @@ class Batcher:
         for request in dict.fromkeys(each.request for each in batch):
             self._make_more(request)
             self._finish_if_done(request)
-        self._heard(Ran(len(batch), room, elements, padded, waited, seconds))  # last: nobody waits for it
+        self._on_batch(BatchStats(len(batch), capacity, elements, padded, waited, seconds))  # last: nobody waits for it
 
-    def _finish_if_done(self, request: _Request) -> None:
+    def _finish_if_done(self, request: _PendingRequest) -> None:
         with self._lock:
             is_done = request.is_made and not request.is_making and len(request.outputs) == request.made
             if not is_done or request.is_finishing or request.answer.done():
@@ -233,9 +235,9 @@ class Batcher:
             outputs = [request.outputs[number] for number in range(request.made)]
         self._threads.submit(self._finish, request, outputs)
 
-    def _finish(self, request: _Request, outputs: list[Output]) -> None:
+    def _finish(self, request: _PendingRequest, outputs: list[Output]) -> None:
         try:
-            prediction = postprocess_item(self._phases, outputs, request.item, request.meter, self._watch)
+            prediction = postprocess_item(self._phases, outputs, request.item, request.meter, self._watchdog)
         except BaseException as error:
             self._fail(request, error)
         else:
@@ -243,7 +245,7 @@ class Batcher:
                 if request.answer.set_running_or_notify_cancel():
                     request.answer.set_result(Outcome(prediction, meter=request.meter))
 
-    def _fail(self, request: _Request, error: BaseException) -> None:
+    def _fail(self, request: _PendingRequest, error: BaseException) -> None:
         """The first error of a request is its answer."""
         with self._lock:
             if not request.answer.done() and request.answer.set_running_or_notify_cancel():

@@ -10,11 +10,11 @@ from dataclasses import replace
 from dray.pipelines.config import JobConfig
 from dray.pipelines.engine.block import Outcome
 from dray.pipelines.engine.tuning_cache import Tuner
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.errors import RequestError
 from dray.pipelines.models.loading import in_passing_thread, load_phases
 from dray.pipelines.models.resolved import resolve_model
-from dray.pipelines.online.batcher import Batcher, Ran
+from dray.pipelines.online.batcher import Batcher, BatchStats
 from dray.pipelines.phases.item import Item
 
 MOST_CHOICES = 16  # answers to one request, or beams that are followed
@@ -23,13 +23,15 @@ MOST_CHOICES = 16  # answers to one request, or beams that are followed
 class Service:
     """Holds the model of a config."""
 
-    def __init__(self, config: JobConfig, threads: int = 0, heard: Callable[[Ran], None] = lambda ran: None) -> None:
+    def __init__(
+        self, config: JobConfig, threads: int = 0, on_batch: Callable[[BatchStats], None] = lambda stats: None
+    ) -> None:
         """Loads the model, onto a GPU where this process may use one.
 
         Args:
             config: of a batch job; its input and output play no part.
             threads: of torch on CPUs; 0: as many as it takes.
-            heard: told of every batch.
+            on_batch: called after every batch.
 
         Raises:
             ModelError: as of a batch job.
@@ -45,8 +47,8 @@ class Service:
         most = config.serve
         self.phases.media_options = replace(self.phases.media_options, max_seconds=most.max_seconds, max_pixels=most.max_pixels)
         limits = Tuner(self.phases, config.engine.batch, model.identity, seconds=0).limits
-        self._watch = Watch(config.errors.timeout_s)
-        self._batcher = Batcher(self.phases, limits, self._watch, config.serve.max_requests, heard=heard)
+        self._watchdog = Watchdog(config.errors.timeout_s)
+        self._batcher = Batcher(self.phases, limits, self._watchdog, config.serve.max_requests, on_batch=on_batch)
 
     @property
     def under_way(self) -> int:
@@ -79,9 +81,9 @@ class Service:
             if value > limits[name]:
                 raise RequestError(f"{name}: at most {limits[name]} here")
 
-    def guard(self) -> None:
+    def end_on_hang(self) -> None:
         """From now on work that hangs, or ruins the accelerator, ends this process: whoever runs it starts another."""
-        self._watch.start(lambda work, error: None)
+        self._watchdog.start(lambda work, error: None)
 
     def check(self) -> None:
         """Raises RuntimeError where the service can answer no more."""

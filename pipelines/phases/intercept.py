@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Options = Mapping[str, Any]
 
 
-class Routed(NamedTuple):
+class PhaseInputs(NamedTuple):
     """What a pipeline's own `__call__` hands to its phases: the item, and the arguments of each phase."""
 
     inputs: object
@@ -25,14 +25,14 @@ class Routed(NamedTuple):
 
 
 def intercept(pipe: Pipeline) -> None:
-    """From now on, calling `pipe` runs nothing and gives a Routed, or lists of them."""
+    """From now on, calling `pipe` runs nothing and gives a PhaseInputs, or lists of them."""
     pipe.run_single, pipe.get_iterator = _one, _each
     pipe.call_count = float("-inf")  # it would warn of being called item by item
 
 
-def _one(inputs: object, preprocess_params: Options, forward_params: Options, postprocess_params: Options) -> Routed:
+def _one(inputs: object, preprocess_params: Options, forward_params: Options, postprocess_params: Options) -> PhaseInputs:
     """Stands in for `Pipeline.run_single`."""
-    return Routed(inputs, preprocess_params, forward_params, postprocess_params)
+    return PhaseInputs(inputs, preprocess_params, forward_params, postprocess_params)
 
 
 def _each(
@@ -42,12 +42,12 @@ def _each(
     preprocess_params: Options,
     forward_params: Options,
     postprocess_params: Options,
-) -> Iterator[Routed]:
+) -> Iterator[PhaseInputs]:
     """Stands in for `Pipeline.get_iterator`."""
-    return iter([Routed(one, preprocess_params, forward_params, postprocess_params) for one in inputs])
+    return iter([PhaseInputs(one, preprocess_params, forward_params, postprocess_params) for one in inputs])
 
 
-def route(call: Callable[..., object], pipe: Pipeline, arguments: Mapping[str, object], options: Options) -> Routed:
+def route(call: Callable[..., object], pipe: Pipeline, arguments: Mapping[str, object], options: Options) -> PhaseInputs:
     """What `call(pipe, arguments, options)` would hand to the phases of an intercepted pipeline.
 
     Raises:
@@ -58,7 +58,7 @@ def route(call: Callable[..., object], pipe: Pipeline, arguments: Mapping[str, o
         if len(routed) != 1:
             raise ValueError(f"the cell holds {len(routed)} inputs for {pipe.task}; a row takes one")
         routed = routed[0]
-    assert isinstance(routed, Routed)
+    assert isinstance(routed, PhaseInputs)
     return routed
 
 

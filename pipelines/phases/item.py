@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dray.pipelines.batching.parts import Listener
+    from dray.pipelines.batching.parts import TextCallback
 
 
 @dataclass
@@ -18,10 +18,10 @@ class Item:
         values: argument of the pipeline -> the value in its cell.
         options: this row's other call arguments, which override the config's.
         key: of the row; the random numbers that its generation draws come from it.
-        listener: hears of its text as it is generated.
+        on_text: called with its text, piece by piece, as it is generated.
     """
 
     values: Mapping[str, object]
     options: Mapping[str, object] = field(default_factory=dict)
     key: int = 0
-    listener: Listener | None = None
+    on_text: TextCallback | None = None

@@ -84,11 +84,11 @@ class ModelRunner:
         ]
         if len(set(limits)) > 1:
             forward_params = sampling.with_new_tokens(forward_params, max(limit for limit in limits if limit is not None))
-        listeners = [part.listener for part in parts]
-        if any(listeners):
-            from dray.pipelines.generation.streaming import heard
+        callbacks = [part.on_text for part in parts]
+        if any(callbacks):
+            from dray.pipelines.generation.streaming import with_callbacks
 
-            forward_params = heard(self.pipe, forward_params, listeners, limits)
+            forward_params = with_callbacks(self.pipe, forward_params, callbacks, limits)
         elif self.is_continuous and continuous.is_plain(self.pipe, forward_params):
             with contextlib.suppress(continuous.Unsupported):
                 return self._shortened(parts, continuous.generate(self.pipe, parts, forward_params), limits)

@@ -22,7 +22,7 @@ from dray.pipelines.internals.models import with_shared_weights
 from dray.pipelines.internals.tokenizers import one_at_a_time
 from dray.pipelines.media import fetch, values
 from dray.pipelines.media.opening import MediaOptions, url
-from dray.pipelines.phases.intercept import Arguments, Routed, intercept, options_key, route
+from dray.pipelines.phases.intercept import Arguments, PhaseInputs, intercept, options_key, route
 from dray.pipelines.phases.item import Item
 from dray.pipelines.phases.model_runner import ModelRunner
 from dray.pipelines.phases.output_shape import main_output
@@ -110,14 +110,14 @@ class Phases:
         is_alone = self.on_accelerator or self.task.forwards_whole or not self.is_tunable
         return not (is_held or is_own or is_alone or config.model_type in CHANGING)
 
-    def twin(self) -> Phases:
+    def copy_with_shared_weights(self) -> Phases:
         """The same with a model of its own around the same weights. Raises whatever keeps the model from being copied."""
-        twin = copy.copy(self)
-        twin.pipe = copy.copy(self.pipe)
-        twin.pipe.model = with_shared_weights(self.pipe.model)
-        twin.runner = copy.copy(self.runner)
-        twin.runner.use(twin.pipe)
-        return twin
+        copy_with_shared_weights = copy.copy(self)
+        copy_with_shared_weights.pipe = copy.copy(self.pipe)
+        copy_with_shared_weights.pipe.model = with_shared_weights(self.pipe.model)
+        copy_with_shared_weights.runner = copy.copy(self.runner)
+        copy_with_shared_weights.runner.use(copy_with_shared_weights.pipe)
+        return copy_with_shared_weights
 
     def limits(self, batch: int | str) -> Limits:
         """The batch limits of `engine.batch`: a number of parts, or "auto" for the task's budget of elements."""
@@ -216,7 +216,7 @@ class Phases:
             shares = self.task.shares(self.pipe, inputs, routed.forward_params) if cost and not is_alone else Sharing.ALONE
             group = Sharing.ALONE if shares is Sharing.ALONE else (key, shares)
             space = bucket(self.pipe, inputs) if self.runner.has_buckets else 0
-            yield Part(inputs, cost, changed, group, seconds, self._seed(item), item.key, space, item.listener)
+            yield Part(inputs, cost, changed, group, seconds, self._seed(item), item.key, space, item.on_text)
 
     def _cost(self, inputs: Mapping[str, Any]) -> int:
         """Tokens where a prompt is continued, whatever pictures come with it; elements of the largest tensor elsewhere."""
@@ -243,7 +243,7 @@ class Phases:
 
         return isinstance(self.pipe, ChunkPipeline)
 
-    def _model_inputs(self, routed: Routed) -> Iterator[tuple[dict[str, Any], float]]:
+    def _model_inputs(self, routed: PhaseInputs) -> Iterator[tuple[dict[str, Any], float]]:
         if self.task.preprocess is not None:
             yield from self.task.preprocess(self.pipe, routed.inputs, self.media_options, **routed.preprocess_params)
         elif self.task.forwards_whole:

@@ -37,7 +37,7 @@ SCHEMA: Mapping[str, Any] = {  # of a request, for OpenAPI
 
 
 @dataclass(frozen=True)
-class Asked:
+class InferenceRequest:
     """A request.
 
     Attributes:
@@ -53,7 +53,7 @@ class Asked:
     extras: Mapping[str, Any] | None = None
 
 
-async def asked(task: Task, body: bytes, content_type: str, admission: Admission) -> Asked:
+async def asked(task: Task, body: bytes, content_type: str, admission: Admission) -> InferenceRequest:
     """The request that a body makes. Media that it names are fetched.
 
     Raises:
@@ -63,7 +63,7 @@ async def asked(task: Task, body: bytes, content_type: str, admission: Admission
     if not _is_json(body, content_type):
         if task.arguments[main] not in MEDIA:
             raise RequestError(f'{task.name} takes JSON: {{"inputs": ...}}')
-        return Asked([Item({main: await admission.medium(body)})])
+        return InferenceRequest([Item({main: await admission.medium(body)})])
     sent = parsed(body)
     if not isinstance(sent, dict) or "inputs" not in sent:
         raise RequestError('the body must be an object with "inputs"')
@@ -82,7 +82,7 @@ async def asked(task: Task, body: bytes, content_type: str, admission: Admission
     if "word_boxes" in extras and "word_boxes" in task.arguments:
         each = [{**(one if isinstance(one, dict) else {main: one}), "word_boxes": extras["word_boxes"]} for one in each]
     items = [Item(await _cells(task, one, admission), options) for one in each]
-    return Asked(items, is_list, bool(extras.get("stream")), extras)
+    return InferenceRequest(items, is_list, bool(extras.get("stream")), extras)
 
 
 def _of_embedding(task: Task, extras: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _no_number(name: str) -> object:
     raise ValueError(name)
 
 
-def answered(task: Task, request: Asked, predictions: list[Any]) -> tuple[bytes, str]:
+def answered(task: Task, request: InferenceRequest, predictions: list[Any]) -> tuple[bytes, str]:
     """(body, media type) of the answer; `predictions` as the batch job would write them."""
     if task.makes_sound and not request.is_list:
         return bytes(predictions[0]["audio"]), FLAC

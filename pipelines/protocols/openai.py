@@ -18,7 +18,7 @@ MOST_INPUTS = 2048  # texts in one request
 MOST_CHOICES = 16
 
 
-class _Request(BaseModel):
+class _RequestBody(BaseModel):
     """What all requests have. Fields of OpenAI's that mean nothing here are taken and left alone."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
@@ -27,7 +27,7 @@ class _Request(BaseModel):
     user: str | None = None
 
 
-class Transcribe(_Request):
+class Transcribe(_RequestBody):
     """POST /v1/audio/transcriptions and /v1/audio/translations, beside the file."""
 
     language: str | None = None
@@ -37,7 +37,7 @@ class Transcribe(_Request):
     prompt: str | None = None
 
 
-class Embed(_Request):
+class Embed(_RequestBody):
     """POST /v1/embeddings."""
 
     input: str | list[str] | list[int] | list[list[int]]
@@ -45,7 +45,7 @@ class Embed(_Request):
     dimensions: int | None = Field(None, ge=1)
 
 
-class Generate(_Request):
+class Generate(_RequestBody):
     """What chats and completions have in common."""
 
     max_tokens: int | None = Field(None, ge=1)
@@ -79,7 +79,7 @@ class Chat(Generate):
     response_format: dict[str, Any] | None = None
 
 
-R = TypeVar("R", bound=_Request)
+R = TypeVar("R", bound=_RequestBody)
 
 
 def line(text: str) -> dict[str, Any]:

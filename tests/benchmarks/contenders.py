@@ -207,10 +207,10 @@ def bare(case: Case) -> Outcome:
     from dray.pipelines.batching.collating import cast, collate
     from dray.pipelines.batching.packing import pack
     from dray.pipelines.engine.forward import forward_parts
-    from dray.pipelines.engine.watchdog import Watch
+    from dray.pipelines.engine.watchdog import Watchdog
 
     phases, plain = case.phases(), case.pipeline()
-    limits, watch, during = phases.limits("auto"), Watch(3600), phases._arguments.during({})
+    limits, watchdog, during = phases.limits("auto"), Watchdog(3600), phases._arguments.during({})
     cells = read(case.fewer)
     padded = real = turn = 0
 
@@ -223,7 +223,7 @@ def bare(case: Case) -> Outcome:
 
     def ours(chosen: list) -> float:
         started = time.perf_counter()
-        forward_parts(phases, chosen, limits, watch)
+        forward_parts(phases, chosen, limits, watchdog)
         return time.perf_counter() - started
 
     runs = {"bare": lambda chosen: loop(plain, chosen), "layers": lambda chosen: loop(phases.pipe, chosen), "ours": ours}

@@ -15,7 +15,7 @@ from workloads import WORKLOADS, read, write
 from dray.pipelines.batching.packing import pack
 from dray.pipelines.engine.block import Outcome, predict
 from dray.pipelines.engine.precision import choose, difference
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.phases.phases import Phases
 
 SCALES = {"texts": 0.05, "embeddings": 0.05, "images": 0.05, "ctc": 0.05, "generation": 0.05}
@@ -62,11 +62,11 @@ def main() -> None:
             work = WORKLOADS[name]
             work.model(case.folder / "model")
             write(work.rows(scale), case.fewer)
-            cells, watch = read(case.fewer), Watch(3600)
+            cells, watchdog = read(case.fewer), Watchdog(3600)
             full, half = case.phases(), case.phases(dtype="bfloat16")
             taken = seconds({"torch": plain(full), "float32": full, "bfloat16": half}, case, cells)
             items = [case.item(cell) for cell in cells]
-            outcomes = [predict(phases, items, phases.limits("auto"), watch) for phases in (full, half)]
+            outcomes = [predict(phases, items, phases.limits("auto"), watchdog) for phases in (full, half)]
             agreeing = agreement(*outcomes)
             decision, reason = choose(full, items[:: max(1, len(items) // SAMPLE)], 3600)
         rates = [taken["torch"] / taken[each] for each in ("torch", "float32", "bfloat16")]

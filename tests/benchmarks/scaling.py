@@ -76,7 +76,7 @@ def run(config: Path, cpus: int) -> dict:
     process = subprocess.Popen([sys.executable, "-c", JOB, str(config), str(cpus)], stdout=subprocess.PIPE, text=True)
     peaks: dict[str, Memory] = {}
     done = threading.Event()
-    watcher = threading.Thread(target=watch, args=(process.pid, peaks, done))
+    watcher = threading.Thread(target=watchdog, args=(process.pid, peaks, done))
     watcher.start()
     output, _ = process.communicate(timeout=1500)
     done.set()
@@ -86,7 +86,7 @@ def run(config: Path, cpus: int) -> dict:
     return {**json.loads(found), "peaks": dict(peaks)}
 
 
-def watch(pid: int, peaks: dict[str, Memory], done: threading.Event) -> None:
+def watchdog(pid: int, peaks: dict[str, Memory], done: threading.Event) -> None:
     """Notes the most memory that workers of each name have held; those that do tasks are one kind, also between tasks."""
     kinds: dict[int, str] = {}
     while not done.wait(0.5):

@@ -75,7 +75,7 @@ def films() -> list[object]:
     return [film(*shape, seed) for seed, shape in enumerate(shapes)]
 
 
-def watch(pipe, item, parameters):
+def watchdog(pipe, item, parameters):
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         file.write(item["video"])
         file.flush()
@@ -155,7 +155,7 @@ def image_chats() -> list[object]:
     return chats
 
 
-def heard() -> list[Item]:
+def on_batch() -> list[Item]:
     prompts = ["<|AUDIO|> who is it", "the <|AUDIO|> that was", "<|AUDIO|>", "how long is <|AUDIO|>"]
     spoken = [{"text": prompt, "audio": sound(0.4 + seed / 3, seed)} for seed, prompt in enumerate(prompts)]
     return [*spoken, {"text": "no more words"}]
@@ -218,7 +218,7 @@ add("zero-shot-audio-classification", audio.clap, SOUNDS, SAME, AUDIO)
 add("zero-shot-audio-classification-own", audio.clap, each("audio", sounds, **OWN), {}, AUDIO)
 add("text-to-audio", text.vits, FEW, {}, TEXT)
 add("text-to-audio-generate", text.musicgen, FEW, {"generate_kwargs": {"do_sample": False, "max_new_tokens": 12}}, TEXT)
-add("any-to-any", audio.audio_chat, heard, NESTED)
+add("any-to-any", audio.audio_chat, on_batch, NESTED)
 add("any-to-any-chat", audio.audio_chat, each("text", audio_chats), {**NESTED, **NEW})
 
 add("text-classification", text_classifier, prose("", "unheard"), {}, TEXT)
@@ -256,7 +256,7 @@ add("zero-shot-object-detection", vision.owlvit, IMAGES, {"candidate_labels": LA
 add("zero-shot-object-detection-own", vision.owlvit, each("image", pictures, **OWN), {"threshold": 0.5, "top_k": 4}, IMAGE)
 add("mask-generation", vision.sam, IMAGES, POINTS, IMAGE)
 add("keypoint-matching", vision.loftr, each("images", pairs), {"threshold": 1e-4}, PAIR)
-add("video-classification", vision.videomae, each("video", films), {"top_k": 2}, watch)
+add("video-classification", vision.videomae, each("video", films), {"top_k": 2}, watchdog)
 add("image-text-to-text", vision.llava, looks, NESTED)
 add("image-text-to-text-lengths", vision.llava, look_lengths, NEW)
 add("image-text-to-text-chat", vision.llava, each("text", image_chats), NESTED)

@@ -25,7 +25,7 @@ from fsspec.core import url_to_fs
 from dray.jobs.storage.folder import Folder
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.phases.item import Item
 from support import builders
 from support.loading import load_phases
@@ -117,7 +117,7 @@ class TextJob:
         """The predictions of an undisturbed run, of rows without trouble; the model gives the same at every batch size."""
         phases = load_phases(parse_config(self.raw), weights=True)
         quiet = {name: text for name, text in self.texts.items() if not set(TROUBLES) & set(text.split())}
-        outcomes = predict(phases, [Item({"text": text}) for text in quiet.values()], phases.limits(512), Watch(600))
+        outcomes = predict(phases, [Item({"text": text}) for text in quiet.values()], phases.limits(512), Watchdog(600))
         return dict(zip(quiet, [outcome.prediction for outcome in outcomes], strict=True))
 
     def assert_complete(self, failed: dict[str, str] | None = None) -> str:

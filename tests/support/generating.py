@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.phases.item import Item
 from support import builders
 from support.loading import load_phases
@@ -18,7 +18,7 @@ def phases_of(model, task="text-generation", engine=None, **parameters):
 
 
 def generate(phases, items, batch="auto"):
-    outcomes = predict(phases, items, phases.limits(batch), Watch(60))
+    outcomes = predict(phases, items, phases.limits(batch), Watchdog(60))
     assert [outcome.error for outcome in outcomes if outcome.error] == []
     return [outcome.prediction for outcome in outcomes]
 

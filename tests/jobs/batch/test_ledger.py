@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 import ray
 
-from dray.jobs.batch.ledger import DEATHS, Guard, Ledger
+from dray.jobs.batch.ledger import DEATHS, Ledger, LedgerClient
 from dray.jobs.columns import KEY
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.errors import RowError
 
 SOON_S = 20.0
@@ -114,7 +114,9 @@ def guard(ledger, monkeypatch):
     def handle(name):
         return SimpleNamespace(remote=getattr(ledger, name))
 
-    return Guard(SimpleNamespace(**{name: handle(name) for name in ("begin", "end", "alone", "blame")}), Watch(60), "fused")
+    return LedgerClient(
+        SimpleNamespace(**{name: handle(name) for name in ("begin", "end", "alone", "blame")}), Watchdog(60), "fused"
+    )
 
 
 def table(*keys):
@@ -163,11 +165,11 @@ def test_a_block_that_a_worker_has_died_of_is_done_alone(guard, ledger):
 
 def test_each_row_of_such_a_block_is_announced(guard, ledger):
     for _ in range(DEATHS):
-        with pytest.raises(ZeroDivisionError), guard.block(table(1, 2)), guard._watch.on("forward", [2]):
+        with pytest.raises(ZeroDivisionError), guard.block(table(1, 2)), guard._watchdog.on("forward", [2]):
             raise ZeroDivisionError
-    with pytest.raises(ZeroDivisionError), guard.block(table(1, 2)), guard._watch.on("forward", [2]):
+    with pytest.raises(ZeroDivisionError), guard.block(table(1, 2)), guard._watchdog.on("forward", [2]):
         raise ZeroDivisionError
     with guard.block(table(1, 2)) as verdict:
         assert verdict.blamed.keys() == {2}
-    with guard.block(table(3)), guard._watch.on("forward", [3, 4]):
+    with guard.block(table(3)), guard._watchdog.on("forward", [3, 4]):
         pass  # nothing is announced any more

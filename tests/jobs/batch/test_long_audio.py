@@ -18,7 +18,7 @@ from support.places import ROOT, Cluster
 from dray.jobs.batch.job import run
 from dray.pipelines.config import JobConfig, parse_config
 from dray.pipelines.engine.block import predict
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.phases.item import Item
 
 HOURS = 3
@@ -91,7 +91,7 @@ def test_the_recording_is_spread_and_stitched(cluster: Cluster, ray_session, mod
     before = torch.get_num_threads()
     torch.set_num_threads(summary["plan"]["threads"])
     phases = load_phases(config, weights=True)
-    (alone,) = predict(phases, [Item({"audio": str(long)})], phases.limits(1), Watch(600))
+    (alone,) = predict(phases, [Item({"audio": str(long)})], phases.limits(1), Watchdog(600))
     torch.set_num_threads(before)
     assert alone.error is None
     assert len(alone.prediction["text"]) > 300 * hours
@@ -113,6 +113,6 @@ def test_tiled_speech_has_the_words_of_its_tile(bundled, tmp_path):
     raw["parameters"] = {"chunk_length_s": 10, "stride_length_s": 2}
     phases = load_phases(parse_config(raw), weights=True)
     item = Item({"audio": {"array": tiled, "sampling_rate": RATE}})
-    (outcome,) = predict(phases, [item], phases.limits("auto"), Watch(600))
+    (outcome,) = predict(phases, [item], phases.limits("auto"), Watchdog(600))
     words = outcome.prediction["text"].split()
     assert abs(len(words) - 40 * len(row["text"].split())) <= 3

@@ -20,7 +20,7 @@ from dray.jobs.verify import verify
 from dray.pipelines.batching.parts import Limits
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.errors import ConfigError
 from dray.pipelines.online.service import Service
 from dray.pipelines.phases.item import Item
@@ -126,7 +126,7 @@ def test_transcriptions(models, tmp_path, response_format):
     config = config_of(tmp_path, "automatic-speech-recognition", models.whisper, [request], parameters=parameters)
     phases = load_phases(config, weights=True)
     item = Item({"request": request}, {"request": request})
-    (outcome,) = predict(phases, [item], Limits.budget(1 << 20), Watch(60))
+    (outcome,) = predict(phases, [item], Limits.budget(1 << 20), Watchdog(60))
     assert outcome.error is None, outcome.error
     got = json.loads(outcome.prediction)
 

@@ -14,7 +14,7 @@ from support.drilling import text_job
 from support.jobs import rows_of, write_texts
 from support.jobs import text_job as raw_text_job
 
-from dray.jobs.batch.datasink import Sink, Written
+from dray.jobs.batch.datasink import Sink, WriteTotals
 from dray.jobs.batch.datasource import tables
 from dray.jobs.batch.job import run
 from dray.jobs.cli import main
@@ -175,7 +175,7 @@ def test_a_write_task_that_is_repeated_after_its_commit_leaves_what_is_there(mod
 
     write_texts(tmp_path / "in", builders.texts(6), 1)
     job = check(parse_config(raw_text_job(models, tmp_path)))
-    ledger = type("Ledger", (), {"written": type("Written", (), {"remote": lambda *arguments: None})})
+    ledger = type("Ledger", (), {"written": type("WriteTotals", (), {"remote": lambda *arguments: None})})
     sink = Sink(job.output, job.config.output, ledger, job.lease.run, ray.put({}))
     name = "a" * 32 + "_000000"
     context = type("Context", (), {"kwargs": {"write_uuid": "a" * 32}, "task_idx": 0})
@@ -185,7 +185,7 @@ def test_a_write_task_that_is_repeated_after_its_commit_leaves_what_is_there(mod
         assert (sink.write([table], context).ok, len(rows_of(tmp_path / "out"))) == (6, 6)
         job.output.write(f"{CHECKPOINT}/{name}.parquet", b"committed")
         written = sink.write([table.slice(0, 2)], context)
-        assert isinstance(written, Written)
+        assert isinstance(written, WriteTotals)
         assert (written.ok, len(rows_of(tmp_path / "out"))) == (6, 6)
         job.lease.release()
         with pytest.raises(Exception, match="has ended, or has lost"):

@@ -1,11 +1,11 @@
 import pytest
 
-from dray.jobs.cluster.plan import Node, Work, block_rows, make_plan
+from dray.jobs.cluster.plan import Node, Workload, block_rows, make_plan
 from dray.pipelines.config import EngineConfig
 from dray.pipelines.errors import ConfigError
 
 GIB = 1 << 30
-SMALL = Work(rows=10_000, row_flops=1e8, weight_bytes=4 << 20, fans_out=True)
+SMALL = Workload(rows=10_000, row_flops=1e8, weight_bytes=4 << 20, fans_out=True)
 
 
 def nodes(cpus: float, gpus: float = 0, count: int = 1) -> list[Node]:
@@ -46,7 +46,7 @@ def test_a_cluster_of_small_nodes_never_asks_for_more_than_one_node_has():
 )
 def test_every_pool_fits_its_nodes(cluster, layout, actors):
     """Actors are put on nodes one by one, largest first; none is left over, and tasks still have room."""
-    work = Work(rows=100, row_flops=1e8, weight_bytes=4 << 20, fans_out=True) if actors == "auto" else SMALL
+    work = Workload(rows=100, row_flops=1e8, weight_bytes=4 << 20, fans_out=True) if actors == "auto" else SMALL
     plan = make_plan(cluster, EngineConfig(layout=layout, actors=actors), work)
     free, gpus = [node.cpus for node in cluster], [node.gpus for node in cluster]
     for pool in sorted(plan.pools, key=lambda pool: -pool.cpus):
@@ -81,8 +81,8 @@ def test_layouts():
 
 
 def test_little_work_starts_few_actors_and_memory_bounds_them():
-    assert make_plan(nodes(16), EngineConfig(), Work(8, 1e6, 1 << 20, False)).model.actors == 1
-    large = Work(10**6, 1e12, 20 * GIB, False)
+    assert make_plan(nodes(16), EngineConfig(), Workload(8, 1e6, 1 << 20, False)).model.actors == 1
+    large = Workload(10**6, 1e12, 20 * GIB, False)
     assert make_plan([Node(16, 0, 100 * GIB)], EngineConfig(), large).model.actors == 2
     with pytest.raises(ConfigError, match="no node has the memory for one copy of the model"):
         make_plan([Node(16, 0, 16 * GIB)], EngineConfig(), large)
@@ -94,19 +94,19 @@ def test_a_cluster_without_cpus_is_refused():
 
 
 def test_blocks_are_seconds_of_work_and_keep_every_actor_busy():
-    million = Work(10**6, 2e8, 1 << 20, False)
+    million = Workload(10**6, 2e8, 1 << 20, False)
     assert block_rows(million, 2e10, 8) == pytest.approx(8 / (0.01 + 5e-4), abs=1)
-    assert block_rows(Work(10**6, 1e13, 1, False), 2e10, 8) == 8
-    assert block_rows(Work(80, 2e6, 1, False), 2e10, 2) == 8
-    assert block_rows(Work(20_000, 1e9, 1, False), 2e13, 1, helpers=22) == 455  # so that none of the helpers is idle
-    assert block_rows(Work(20_000, 1e9, 1, False, row_bytes=500_000), 2e13, 1) == 134  # 64 MiB
-    assert block_rows(Work(20_000, 1e9, 1, False, row_bytes=1e9), 2e13, 1) == 1
-    assert block_rows(Work(5, 1e15, 1, False), 2e10, 2) == 1
+    assert block_rows(Workload(10**6, 1e13, 1, False), 2e10, 8) == 8
+    assert block_rows(Workload(80, 2e6, 1, False), 2e10, 2) == 8
+    assert block_rows(Workload(20_000, 1e9, 1, False), 2e13, 1, helpers=22) == 455  # so that none of the helpers is idle
+    assert block_rows(Workload(20_000, 1e9, 1, False, row_bytes=500_000), 2e13, 1) == 134  # 64 MiB
+    assert block_rows(Workload(20_000, 1e9, 1, False, row_bytes=1e9), 2e13, 1) == 1
+    assert block_rows(Workload(5, 1e15, 1, False), 2e10, 2) == 1
 
 
 def test_blocks_of_many_actors_are_as_long_as_the_driver_needs():
     def blocks_per_second(actors: int, flops: float) -> float:
-        work = Work(10**10, flops, 1, False)
+        work = Workload(10**10, flops, 1, False)
         return actors / (block_rows(work, 2e13, actors) * (flops / 2e13 + 5e-4))
 
     for actors in (1, 16, 128, 1024):

@@ -14,7 +14,7 @@ from dray.pipelines.batching.parts import Limits
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.forward import forward_parts
 from dray.pipelines.engine.tuning_cache import Tuner
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.phases.item import Item
 
 TEXTS = ("text-classification", "feature-extraction", "token-classification", "fill-mask", "zero-shot-classification")
@@ -81,7 +81,7 @@ def test_batches_hold_as_many_texts_as_the_padded_lengths_allow(models, uncompil
     parts = [part for text in ["time"] * 40 for part in phases.preprocess(Item({"text": text}))]
     assert {(part.cost, part.space) for part in parts} == {(3, 8)}
     assert [len(batch) for batch in pack(parts, Limits.budget(64))] == [8] * 5
-    ((_, meter), *_) = forward_parts(phases, parts, Limits.budget(64), Watch(60))
+    ((_, meter), *_) = forward_parts(phases, parts, Limits.budget(64), Watchdog(60))
     assert (meter.elements, meter.padded_elements) == (3, 8)
 
 

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dray.pipelines.batching.packing import bisect, pack, ripe
+from dray.pipelines.batching.packing import bisect, full_batches, pack
 from dray.pipelines.batching.padding import Sharing
 from dray.pipelines.batching.parts import Limits, Part
 
@@ -36,8 +36,8 @@ def test_no_other_cut_costs_less(overhead):
         def cost(batch, costs=costs, limits=limits):
             longest = int(max(costs[batch]))
             return (
-                longest * (limits.overhead * limits.room(longest) + len(batch))
-                if len(batch) <= limits.room(longest)
+                longest * (limits.overhead * limits.capacity(longest) + len(batch))
+                if len(batch) <= limits.capacity(longest)
                 else np.inf
             )
 
@@ -94,27 +94,27 @@ def test_out_of_memory_lowers_the_limits_and_loses_nothing():
     for batch in pack(queue, limits):
         bisect(batch, run, lambda index, error: pytest.fail("no row is to blame"), lambda b: limits.lower(len(b), 10))
     assert sorted(done) == list(range(64))
-    assert limits.room(10) <= 5
+    assert limits.capacity(10) <= 5
     assert all(len(batch) <= 5 for batch in pack(queue, limits))
 
 
 def test_a_part_that_does_not_fit_alone_lowers_nothing():
     limits = Limits.budget(1000)
     limits.lower(1, 900)
-    assert limits.room(10) == 100
+    assert limits.capacity(10) == 100
     limits.lower(2, 400)
-    assert (limits.room(10), limits.room(400)) == (40, 1)
+    assert (limits.capacity(10), limits.capacity(400)) == (40, 1)
 
 
 def test_parts_without_company_wait_and_those_that_fill_a_batch_do_not():
-    assert ripe(parts([100, 100, 99, 98, 50, 12, 3]), Limits.fixed(4)) == {0, 1, 2, 3}
+    assert full_batches(parts([100, 100, 99, 98, 50, 12, 3]), Limits.fixed(4)) == {0, 1, 2, 3}
 
 
 def test_something_always_runs():
     """Were all to wait, the model would idle: the batch with the least padding goes first."""
-    assert ripe(parts([400, 100, 90, 5]), Limits.budget(512)) == {0}
-    assert ripe(parts([100]), Limits.budget(512)) == {0}
+    assert full_batches(parts([400, 100, 90, 5]), Limits.budget(512)) == {0}
+    assert full_batches(parts([100]), Limits.budget(512)) == {0}
 
 
 def test_parts_that_are_run_alone_wait_for_nobody():
-    assert ripe(parts([7, 300], Sharing.ALONE), Limits.budget(512)) == {0, 1}
+    assert full_batches(parts([7, 300], Sharing.ALONE), Limits.budget(512)) == {0, 1}

@@ -11,7 +11,7 @@ from dray.pipelines.batching.parts import Limits, Part
 from dray.pipelines.batching.staging import Staging
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.phases.item import Item
 from dray.pipelines.phases.model_runner import ModelRunner
 from dray.pipelines.phases.phases import Phases
@@ -117,7 +117,7 @@ def test_predictions_are_the_same_with_batches_made_ahead(models, monkeypatch):
 
     def predictions():
         phases = load_phases(parse_config(raw), weights=True)
-        return [outcome.prediction for outcome in predict(phases, items, Limits.budget(64), Watch(60))]
+        return [outcome.prediction for outcome in predict(phases, items, Limits.budget(64), Watchdog(60))]
 
     expected, taken, stage = predictions(), [], Staging._stage
     monkeypatch.setattr(Phases, "on_accelerator", True)

@@ -64,10 +64,10 @@ def test_each_length_has_its_own_batch():
 
     buckets = tuning.tune(parts(*[400] * 40, *[40] * 400), run, 60)
     found = tuning.limits(buckets, Limits.budget(512))
-    assert found.room(400) == 1
-    assert found.room(40) >= 64
-    assert found.room(300) == 1
-    assert found.room(1000) == 1
+    assert found.capacity(400) == 1
+    assert found.capacity(40) >= 64
+    assert found.capacity(300) == 1
+    assert found.capacity(1000) == 1
 
 
 def test_few_of_a_length_go_with_the_next_longer_ones():
@@ -100,11 +100,11 @@ def test_lengths_that_were_done_in_time_are_kept(monkeypatch):
 
 def test_running_out_of_memory_later_lowers_what_was_found():
     found = tuning.limits([tuning.Bucket(512, 8192), tuning.Bucket(64, 4096)], Limits.budget(512))
-    assert (found.room(512), found.room(64)) == (16, 64)
+    assert (found.capacity(512), found.capacity(64)) == (16, 64)
     found.lower(16, 512)
-    assert (found.room(512), found.room(64)) == (8, 64)
+    assert (found.capacity(512), found.capacity(64)) == (8, 64)
     found.lower(64, 64)
-    assert (found.room(512), found.room(64)) == (4, 32)
+    assert (found.capacity(512), found.capacity(64)) == (4, 32)
 
 
 def test_other_errors_are_not_hidden():

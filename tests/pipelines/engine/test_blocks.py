@@ -7,14 +7,14 @@ from support.doubling import Doubling, item_of
 
 from dray.pipelines.batching.parts import Limits
 from dray.pipelines.engine.block import predict
-from dray.pipelines.engine.model_threads import Lanes
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.model_threads import ModelThreads
+from dray.pipelines.engine.watchdog import Watchdog
 
 
 def test_one_lane_apart_is_always_the_same_thread():
-    lanes = Lanes(Doubling(), apart=True)
+    model_threads = ModelThreads(Doubling(), apart=True)
     names = set()
-    callers = [threading.Thread(target=lambda: names.add(lanes.begin(threading.get_ident).result())) for _ in range(3)]
+    callers = [threading.Thread(target=lambda: names.add(model_threads.begin(threading.get_ident).result())) for _ in range(3)]
     for caller in callers:
         caller.start()
     for caller in callers:
@@ -39,11 +39,11 @@ def test_the_next_block_is_prepared_while_one_runs_and_begun_after_it():
             return super().forward(parts)
 
     phases = Holding()
-    lanes = Lanes(phases)
-    first = threading.Thread(target=lambda: predict(phases, [item_of([1])], Limits.fixed(1), Watch(60), lanes))
+    model_threads = ModelThreads(phases)
+    first = threading.Thread(target=lambda: predict(phases, [item_of([1])], Limits.fixed(1), Watchdog(60), model_threads))
     first.start()
-    while not lanes.turn.locked():
+    while not model_threads.turn.locked():
         time.sleep(0.01)
-    predict(phases, [item_of([2])], Limits.fixed(1), Watch(60), lanes)
+    predict(phases, [item_of([2])], Limits.fixed(1), Watchdog(60), model_threads)
     first.join(30)
     assert order == [1, 2]

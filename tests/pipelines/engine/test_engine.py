@@ -8,7 +8,7 @@ from support.doubling import Doubling, item_of
 
 from dray.pipelines.batching.parts import Limits, Part
 from dray.pipelines.engine.block import WINDOW, _Pending, _windows, predict
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.errors import RowError
 from dray.pipelines.phases.item import Item as Item
 from dray.pipelines.tasks.arrow import decode, encode
@@ -16,7 +16,7 @@ from dray.pipelines.tasks.arrow import decode, encode
 
 def run(items, limits=None):
     phases = Doubling()
-    outcomes = predict(phases, [item_of(item) for item in items], limits or Limits.budget(40), Watch(60))
+    outcomes = predict(phases, [item_of(item) for item in items], limits or Limits.budget(40), Watchdog(60))
     return phases, outcomes
 
 
@@ -40,7 +40,7 @@ def test_a_bad_part_fails_its_item_alone():
 
 
 def test_postprocessing_may_fail_too():
-    outcomes = predict(Doubling(), [item_of([1], {"fail": True}), item_of([1])], Limits.fixed(4), Watch(60))
+    outcomes = predict(Doubling(), [item_of([1], {"fail": True}), item_of([1])], Limits.fixed(4), Watchdog(60))
     assert outcomes[0].error.stage == "postprocess"
     assert outcomes[1].prediction == [2]
 
@@ -52,7 +52,7 @@ def test_preprocessing_that_takes_too_long_fails_the_row():
                 threading.Event().wait(0.02)
                 yield part
 
-    outcomes = predict(Slow(), [item_of([1] * 50), item_of([2])], Limits.fixed(4), Watch(0.2))
+    outcomes = predict(Slow(), [item_of([1] * 50), item_of([2])], Limits.fixed(4), Watchdog(0.2))
     assert outcomes[0].error.kind == "TimeoutError"
     assert "errors.timeout_s" in str(outcomes[0].error)
     assert outcomes[1].prediction == [4]
@@ -74,7 +74,7 @@ def test_an_endless_item_is_held_in_windows():
             alive.difference_update(part.inputs["n"] for part in parts)
             return super().forward(parts)
 
-    (outcome,) = predict(Counted(), [item_of([10_000])], Limits.fixed(8), Watch(60))
+    (outcome,) = predict(Counted(), [item_of([10_000])], Limits.fixed(8), Watchdog(60))
     assert len(outcome.prediction) == 10_000
     assert most[0] <= 4 * WINDOW * 8
 
@@ -82,7 +82,7 @@ def test_an_endless_item_is_held_in_windows():
 def test_the_first_window_is_small():
     """The model starts on the first few batches, and does not wait until many pictures are decoded."""
     pending = [_Pending(item_of([1])) for _ in range(2000)]
-    sizes = [len(window) for window in _windows(Doubling(), pending, Limits.fixed(4), Watch(60))]
+    sizes = [len(window) for window in _windows(Doubling(), pending, Limits.fixed(4), Watchdog(60))]
     assert sizes[:3] == [8, 64, 512]
     assert max(sizes) == 512
     assert sum(sizes) == 2000
@@ -94,7 +94,7 @@ def test_errors_of_our_own_stop_everything():
             return None
 
     with pytest.raises(TypeError):
-        predict(Broken(), [item_of([1])], Limits.fixed(1), Watch(60))
+        predict(Broken(), [item_of([1])], Limits.fixed(1), Watchdog(60))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool])

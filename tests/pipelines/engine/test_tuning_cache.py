@@ -11,13 +11,13 @@ from dray.pipelines.batching.packing import pack
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine import tuning_cache
 from dray.pipelines.engine.block import predict, sample_parts
-from dray.pipelines.engine.tuning_cache import Subject, Tuner, recall, recall_threads, remember_threads
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.tuning_cache import Tuner, TuningKey, recall, recall_threads, remember_threads
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.phases.item import Item
 
 TEXTS = builders.texts(150, sigma=1.0)
 ITEMS = [Item({"text": text}, key=index) for index, text in enumerate(TEXTS)]
-WATCH = Watch(600)
+WATCH = Watchdog(600)
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def test_what_was_found_is_remembered(phases, monkeypatch):
     again = Tuner(phases, "auto", "model", seconds=60)
     assert again.is_done
     assert again.limits == first.limits
-    assert recall(Subject.of(phases, "model")) == buckets
+    assert recall(TuningKey.of(phases, "model")) == buckets
     assert not Tuner(phases, "auto", "another model", seconds=60).is_done
 
 
@@ -88,7 +88,7 @@ def test_other_hardware_is_tuned_again(phases, monkeypatch):
 
 
 def test_a_damaged_file_is_no_answer(phases, monkeypatch):
-    subject = Subject.of(phases, "model")
+    subject = TuningKey.of(phases, "model")
     subject.path.parent.mkdir(parents=True)
     for content in ("", "{", '{"buckets": [{"longest": 1}]}', "[]"):
         subject.path.write_text(content)

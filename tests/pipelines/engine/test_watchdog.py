@@ -1,4 +1,4 @@
-"""Work that hangs ends its process, and says which work it was."""
+"""Activity that hangs ends its process, and says which work it was."""
 
 import subprocess
 import sys
@@ -7,11 +7,11 @@ import time
 import pytest
 from support.places import ROOT
 
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 
 PROCESS = """
 import ctypes, sys, threading, time
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 
 def hang():
     time.sleep(60)
@@ -25,7 +25,7 @@ def ruin():
 def quick():
     pass
 
-watch = Watch(1.0)
+watch = Watchdog(1.0)
 watch.start(lambda work, error: print(work.stage, list(work.keys), error.kind, flush=True))
 for name in sys.argv[1:]:
     with watch.on("forward", [3, 4], 1):
@@ -55,17 +55,17 @@ def test_work_in_time_is_left_alone():
 
 
 def test_who_listens_hears_of_work_before_it_begins():
-    watch, heard = Watch(60), []
-    watch.before = heard.append
-    with watch.on("preprocess", [1]):
-        assert [(work.stage, work.keys) for work in heard] == [("preprocess", [1])]
-        assert time.monotonic() - heard[0].began < 5
-    watch.before = None
-    with watch.on("preprocess", [2]):
-        assert len(heard) == 1
+    watchdog, on_batch = Watchdog(60), []
+    watchdog.before = on_batch.append
+    with watchdog.on("preprocess", [1]):
+        assert [(work.stage, work.keys) for work in on_batch] == [("preprocess", [1])]
+        assert time.monotonic() - on_batch[0].began < 5
+    watchdog.before = None
+    with watchdog.on("preprocess", [2]):
+        assert len(on_batch) == 1
 
 
 def test_ruin_of_a_process_that_nobody_watches_is_an_error_like_others():
-    watch = Watch(60)
-    with watch.on("forward", [1]):
-        watch.ruined(RuntimeError("the card is gone"))
+    watchdog = Watchdog(60)
+    with watchdog.on("forward", [1]):
+        watchdog.ruined(RuntimeError("the card is gone"))

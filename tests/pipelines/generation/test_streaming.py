@@ -6,10 +6,10 @@ import pytest
 from support import builders, tiny_text, tiny_vision
 from support.loading import load_phases
 
-from dray.pipelines.batching.parts import Limits, Listener
+from dray.pipelines.batching.parts import Limits, TextCallback
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.phases.item import Item
 
 OPTIONS = {"max_new_tokens": 12, "return_full_text": False, "do_sample": False}
@@ -22,7 +22,7 @@ def chats(tmp_path_factory):
 
 
 def generated(phases, items, limits=None):
-    outcomes = predict(phases, items, limits or Limits.fixed(8), Watch(60))
+    outcomes = predict(phases, items, limits or Limits.fixed(8), Watchdog(60))
     assert [outcome.error for outcome in outcomes if outcome.error] == []
     return [outcome.prediction[0]["generated_text"] for outcome in outcomes]
 
@@ -32,14 +32,14 @@ def test_pieces_are_the_text(chats):
     plain = generated(chats, [Item({"text": text}) for text in texts])
     limits = [12, 3, 12, 1, 7, 12]
     shorter = generated(chats, [Item({"text": text}, {"max_new_tokens": n}) for text, n in zip(texts, limits, strict=True)])
-    heard = generated(
+    on_batch = generated(
         chats,
         [
-            Item({"text": text}, {"max_new_tokens": limit}, listener=None if place == 2 else Listener(pieces[place].append))
+            Item({"text": text}, {"max_new_tokens": limit}, on_text=None if place == 2 else TextCallback(pieces[place].append))
             for place, (text, limit) in enumerate(zip(texts, limits, strict=True))
         ],
     )
-    assert heard == shorter
+    assert on_batch == shorter
     assert ["".join(each) for each in pieces] == [text if place != 2 else "" for place, text in enumerate(shorter)]
     assert len(pieces[0]) > 3
     assert plain[0] == shorter[0]
@@ -47,32 +47,32 @@ def test_pieces_are_the_text(chats):
 
 def test_what_is_generated_again_is_not_told_again():
     pieces = []
-    listener = Listener(pieces.append)
-    first = listener.begin()
+    on_text = TextCallback(pieces.append)
+    first = on_text.begin()
     first("one ")
     first("two ")
-    again = listener.begin()
+    again = on_text.begin()
     for piece in ("one ", "two th", "ree"):
         again(piece)
     assert pieces == ["one ", "two ", "th", "ree"]
 
 
 def test_nothing_more_is_generated_for_those_who_have_left(chats):
-    heard, others = [], []
+    on_batch, others = [], []
 
     def hear(piece):
-        heard.append(piece)
-        leaving.has_left = len(heard) >= 2
+        on_batch.append(piece)
+        leaving.is_cancelled = len(on_batch) >= 2
 
-    leaving = Listener(hear)
-    items = [Item({"text": "time and"}, {"max_new_tokens": 200}, listener=leaving)]
+    leaving = TextCallback(hear)
+    items = [Item({"text": "time and"}, {"max_new_tokens": 200}, on_text=leaving)]
     steps = []
     forward = chats.pipe.model.forward
     chats.pipe.model.forward = lambda *args, **options: steps.append(1) or forward(*args, **options)
     try:
         generated(chats, items)
         assert len(steps) < 20
-        both = [*items, Item({"text": "who made"}, {"max_new_tokens": 200}, listener=Listener(others.append))]
+        both = [*items, Item({"text": "who made"}, {"max_new_tokens": 200}, on_text=TextCallback(others.append))]
         alone = generated(chats, [Item({"text": "who made"}, {"max_new_tokens": 200})])
         assert generated(chats, both)[1] == alone[0] == "".join(others)
     finally:
@@ -90,7 +90,7 @@ def test_a_batch_that_does_not_fit_is_told_once(chats, monkeypatch):
         return outputs
 
     monkeypatch.setattr(chats.pipe, "forward", small)
-    items = [Item({"text": text}, listener=Listener(pieces.append)) for text in ["time and"] * 2]
+    items = [Item({"text": text}, on_text=TextCallback(pieces.append)) for text in ["time and"] * 2]
     answers = generated(chats, items)
     assert sizes == [2, 1, 1]
     assert len("".join(pieces)) == sum(map(len, answers))
@@ -102,7 +102,7 @@ def test_pictures_and_texts(tmp_path):
     phases = load_phases(parse_config({**raw, "parameters": options, "output": {"path": "-"}}), weights=True)
     pieces, picture = [], tiny_vision.picture(48, 40, seed=1)
     cells = {"images": [as_png(picture)], "text": "<image> time and"}
-    (answer,) = generated(phases, [Item(cells, listener=Listener(pieces.append))])
+    (answer,) = generated(phases, [Item(cells, on_text=TextCallback(pieces.append))])
     assert "".join(pieces).split() == answer.split()
     assert len(pieces) > 3
 

@@ -10,7 +10,7 @@ from support import builders
 from torch import nn
 
 from dray.pipelines.internals import linear
-from dray.pipelines.internals.linear import Packed, is_faster, pack_linears, speed
+from dray.pipelines.internals.linear import PackedLinear, is_faster, pack_linears, speed
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
 SIZE = 128  # of layers: 64 rows and more of float32 are multiplied with packed weights, and any of bfloat16
@@ -42,7 +42,7 @@ def test_gives_what_the_layer_gives(shape, bias, dtype, tolerance, multiplied):
     layer = made(bias=bias).to(dtype)
     inputs = torch.randn(shape).to(dtype)
     with torch.no_grad():
-        wanted, found = layer(inputs), Packed(layer)(inputs)
+        wanted, found = layer(inputs), PackedLinear(layer)(inputs)
     assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
     torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
     is_packed = inputs.numel() and (dtype == torch.bfloat16 or inputs.numel() * SIZE >= linear.SMALLEST)
@@ -53,7 +53,7 @@ def test_inputs_may_lie_in_memory_in_any_order(multiplied):
     layer = made()
     inputs = torch.randn(SIZE, 64).t()
     with torch.inference_mode():
-        torch.testing.assert_close(Packed(layer)(inputs), layer(inputs), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(PackedLinear(layer)(inputs), layer(inputs), atol=1e-5, rtol=1e-5)
     assert multiplied
 
 
@@ -81,8 +81,8 @@ def test_a_model_that_was_converted_computes_in_its_new_dtype(faster, multiplied
 def test_copies_share_what_is_packed(faster):
     model = nn.Sequential(made(), made())
     pack_linears(model)
-    twin = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
-    assert [layer.forward for layer in twin] == [layer.forward for layer in model]
+    copy_with_shared_weights = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    assert [layer.forward for layer in copy_with_shared_weights] == [layer.forward for layer in model]
 
 
 class Special(nn.Linear):
@@ -224,4 +224,4 @@ def test_loaded_models_have_them(tmp_path, faster):
     packed = [
         type(layer.forward) for layer in load(model, "text-classification").pipe.model.modules() if "forward" in vars(layer)
     ]
-    assert set(packed) == {Packed}
+    assert set(packed) == {PackedLinear}

@@ -12,7 +12,7 @@ from support.loading import identity_of, load_phases, task_of
 
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.errors import ModelError
 from dray.pipelines.phases.item import Item
 
@@ -82,7 +82,7 @@ def test_the_default_model_of_a_task(cache, models, monkeypatch):
     job = config(None, task="sentiment-analysis")
     phases = load_phases(job, weights=True)
     assert labels(phases) == {"good", "bad", "ugly"}
-    (outcome,) = predict(phases, [Item({"text": "water"})], phases.limits("auto"), Watch(60))
+    (outcome,) = predict(phases, [Item({"text": "water"})], phases.limits("auto"), Watchdog(60))
     assert outcome.prediction[0]["label"] in labels(phases)
     identity = identity_of(job)
     for_workers = pinned(job)

@@ -13,7 +13,7 @@ from support.loading import identity_of, load_phases
 
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.errors import ConfigError, ModelError
 from dray.pipelines.models.model_kwargs import sort_kwargs
 from dray.pipelines.phases.item import Item
@@ -31,7 +31,7 @@ def config(model, **keys):
 
 
 def predictions(phases: Phases) -> list:
-    outcomes = predict(phases, TEXTS, phases.limits(3), Watch(60))
+    outcomes = predict(phases, TEXTS, phases.limits(3), Watchdog(60))
     assert not [outcome.error for outcome in outcomes if outcome.error]
     return [outcome.prediction for outcome in outcomes]
 
@@ -217,8 +217,8 @@ def test_a_model_of_another_task(models):
 def test_speech_that_is_generated_has_large_batches_on_cpus(models):
     """Each step of a batch takes nearly as long as that of one recording."""
     config = {"task": "automatic-speech-recognition", "input": {"path": "-"}, "output": {"path": "-"}}
-    rooms = []
+    capacities = []
     for model in (models.whisper, models.ctc):
         phases = load_phases(parse_config({**config, "model": model}), weights=True)
-        rooms.append(phases.limits("auto").room(80 * 3000))
-    assert rooms == [8, 1]
+        capacities.append(phases.limits("auto").capacity(80 * 3000))
+    assert capacities == [8, 1]

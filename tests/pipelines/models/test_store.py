@@ -18,7 +18,7 @@ from support.places import ROOT
 
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.errors import ConfigError, ModelError
 from dray.pipelines.models import store
 from dray.pipelines.models.store import fetch, look, needed
@@ -77,7 +77,7 @@ def count_downloads(monkeypatch) -> list[str]:
 
 def predictions(phases) -> list:
     items = [Item({"text": text}) for text in builders.texts(5)]
-    return [outcome.prediction for outcome in predict(phases, items, phases.limits(4), Watch(60))]
+    return [outcome.prediction for outcome in predict(phases, items, phases.limits(4), Watchdog(60))]
 
 
 def test_a_model_in_a_bucket_runs_as_the_local_one_does(bucket, options, models, tmp_path):

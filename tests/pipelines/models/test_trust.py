@@ -12,7 +12,7 @@ from support.loading import identity_of, load_phases, task_of
 
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.errors import ModelError
 from dray.pipelines.phases.item import Item
 
@@ -91,7 +91,7 @@ def config(model, trust=None, **keys):
 
 
 def predictions(phases) -> list:
-    return [outcome.prediction for outcome in predict(phases, ITEMS, phases.limits(2), Watch(60))]
+    return [outcome.prediction for outcome in predict(phases, ITEMS, phases.limits(2), Watchdog(60))]
 
 
 @pytest.mark.parametrize("trust", [None, False])

@@ -13,7 +13,7 @@ from support.loading import load_phases
 from dray.pipelines.batching.parts import Limits, Part
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.errors import BusyError, RowError
 from dray.pipelines.online import batcher as online
 from dray.pipelines.online.batcher import AHEAD_BUDGETS, Batcher
@@ -75,7 +75,7 @@ AHEAD = AHEAD_BUDGETS * 40 // 20  # parts of 20 elements, in batches of 40
 
 
 def batcher_of(phases, elements=64, **options):
-    return Batcher(phases, Limits.budget(elements), Watch(600), **options)
+    return Batcher(phases, Limits.budget(elements), Watchdog(600), **options)
 
 
 def held(phases, batcher):
@@ -83,7 +83,7 @@ def held(phases, batcher):
     phases.open.clear()
     first = batcher.submit(item_of(1))
     deadline = time.monotonic() + SOON
-    while batcher._turns.waiting or not phases.made:
+    while batcher._scheduler.waiting or not phases.made:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     return first
@@ -101,7 +101,7 @@ def test_requests_share_batches_and_get_their_own_answers():
     batcher = batcher_of(phases)
     held(phases, batcher)
     answers = [batcher.submit(item_of(number, number + 1)) for number in range(4, 10)]
-    until(lambda: len(batcher._turns.waiting) == 12)
+    until(lambda: len(batcher._scheduler.waiting) == 12)
     phases.open.set()
     assert [answer.result(SOON).prediction for answer in answers] == [[2 * n, 2 * n + 2] for n in range(4, 10)]
     assert len(phases.batches) < 8
@@ -131,9 +131,9 @@ def test_short_requests_get_in_between_the_parts_of_a_long_one():
     batcher = batcher_of(phases, elements=40)
     held(phases, batcher)
     long = batcher.submit(item_of(*[20] * 200))
-    until(lambda: len(batcher._turns.waiting) == AHEAD)
+    until(lambda: len(batcher._scheduler.waiting) == AHEAD)
     short = [batcher.submit(item_of(number)) for number in (3, 19)]
-    until(lambda: len(batcher._turns.waiting) == AHEAD + 2)
+    until(lambda: len(batcher._scheduler.waiting) == AHEAD + 2)
     phases.open.set()
     assert [answer.result(SOON).prediction for answer in short] == [[6], [38]]
     assert long.result(SOON).prediction == [40] * 200
@@ -145,7 +145,7 @@ def test_only_the_next_parts_of_a_long_request_are_made():
     batcher = batcher_of(phases, elements=40)
     held(phases, batcher)
     long = batcher.submit(item_of(*[20] * 1000))
-    until(lambda: len(batcher._turns.waiting) == AHEAD)
+    until(lambda: len(batcher._scheduler.waiting) == AHEAD)
     time.sleep(0.05)
     assert phases.made == 1 + AHEAD
     phases.open.set()
@@ -182,10 +182,10 @@ def test_what_was_begun_is_finished_before_the_end():
 
 def test_batches_are_told_of():
     ran, phases = [], Doubling()
-    batcher = batcher_of(phases, heard=ran.append)
+    batcher = batcher_of(phases, on_batch=ran.append)
     held(phases, batcher)
     answers = [batcher.submit(item_of(number)) for number in (10, 12)]
-    until(lambda: len(batcher._turns.waiting) == 2)
+    until(lambda: len(batcher._scheduler.waiting) == 2)
     phases.open.set()
     for answer in answers:
         answer.result(SOON)
@@ -201,8 +201,8 @@ def test_answers_are_those_of_a_job(models, callers):
     raw = {"task": "text-classification", "model": models.text_classifier, "input": {"path": "-"}, "output": {"path": "-"}}
     phases, limits = load_phases(parse_config(raw), weights=True), Limits.budget(256)
     items = [Item({"text": text}) for text in builders.texts(64, median=12)]
-    expected = [outcome.prediction for outcome in predict(phases, items, limits, Watch(60))]
-    batcher = Batcher(phases, limits, Watch(60))
+    expected = [outcome.prediction for outcome in predict(phases, items, limits, Watchdog(60))]
+    batcher = Batcher(phases, limits, Watchdog(60))
     found = [None] * len(items)
 
     def call(first):
@@ -242,7 +242,7 @@ def test_a_batch_that_is_not_full_lets_another_in_between():
     batcher = batcher_of(phases, elements=64)
     held(phases, batcher)
     answers = [batcher.submit(item_of(number)) for number in (2, 2, 60)]
-    until(lambda: len(batcher._turns.waiting) == 3)
+    until(lambda: len(batcher._scheduler.waiting) == 3)
     phases.open.set()
     for answer in answers:
         answer.result(SOON)

@@ -4,12 +4,12 @@ import pytest
 
 from dray.pipelines.batching.padding import Sharing
 from dray.pipelines.batching.parts import Limits, Part
-from dray.pipelines.online.scheduler import Turns, Waiting, choose
+from dray.pipelines.online.scheduler import Scheduler, WaitingPart, choose
 
 
 def turns_of(*spaces, limits=None, last=0):
-    turns = Turns(limits or Limits.budget(1024, 1 / 16))
-    turns.waiting = [Waiting(float(due), 0.0, due, 0, Part({}, space)) for due, space in enumerate(spaces)]
+    turns = Scheduler(limits or Limits.budget(1024, 1 / 16))
+    turns.waiting = [WaitingPart(float(deadline), 0.0, deadline, 0, Part({}, space)) for deadline, space in enumerate(spaces)]
     turns._last = last
     return turns
 
@@ -33,13 +33,13 @@ def test_a_batch_that_is_not_full_lets_another_in_between():
 
 def test_what_is_due_is_passed_over_once_at_most():
     turns = turns_of(limits=Limits.budget(1000), last=100)
-    turns.waiting = [Waiting(float(due), 0.0, due, 0, Part({}, 100, group=due)) for due in range(4)]
+    turns.waiting = [WaitingPart(float(deadline), 0.0, deadline, 0, Part({}, 100, group=deadline)) for deadline in range(4)]
     assert [turns.take()[0].request for _ in range(4)] == [1, 0, 3, 2]
 
 
 def test_of_a_long_request_only_the_first_part_is_let_in_between():
     turns = turns_of(2, limits=Limits.budget(64), last=2)
-    turns.waiting.append(Waiting(1.0, 0.0, 1, 3, Part({}, 60)))
+    turns.waiting.append(WaitingPart(1.0, 0.0, 1, 3, Part({}, 60)))
     assert spaces_of(turns.take()) == [2]
 
 
@@ -49,14 +49,14 @@ def test_the_longer_the_model_works_on_a_request_the_later_it_is_due():
     turns.add("long", 10.0, 0, Part({}, 2000), 2000)
     turns.add("short", 11.0, 0, Part({}, 10), 10)
     long, short = turns.waiting
-    assert long.due == pytest.approx(10 + 50 * 2.0)
-    assert short.due == pytest.approx(11 + 50 * 0.01)
+    assert long.deadline == pytest.approx(10 + 50 * 2.0)
+    assert short.deadline == pytest.approx(11 + 50 * 0.01)
     assert turns.take()[0].request == "short"
 
 
 def test_what_runs_alone_is_not_joined_and_what_nobody_wants_is_taken_out():
     turns = turns_of(5, 5, 5)
-    turns.waiting[0] = Waiting(0.0, 0.0, 0, 0, Part({}, 5, group=Sharing.ALONE))
+    turns.waiting[0] = WaitingPart(0.0, 0.0, 0, 0, Part({}, 5, group=Sharing.ALONE))
     assert [each.request for each in turns.remove(lambda request: request == 1)] == [1]
     assert [each.request for each in turns.take()] == [0]
     assert [each.request for each in turns.take()] == [2]

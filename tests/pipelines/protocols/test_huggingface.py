@@ -19,7 +19,7 @@ from transformers import pipeline
 from dray.pipelines.batching.parts import Limits
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.errors import RequestError
 from dray.pipelines.media.admission import Admission
 from dray.pipelines.protocols import huggingface
@@ -53,7 +53,7 @@ class Answering(InferenceClient):
 
 def respond(phases, body, content_type="application/json"):
     request = asyncio.run(huggingface.asked(phases.task, body, content_type, Admission()))
-    outcomes = predict(phases, request.items, Limits.budget(1 << 20), Watch(60))
+    outcomes = predict(phases, request.items, Limits.budget(1 << 20), Watchdog(60))
     assert [outcome.error for outcome in outcomes if outcome.error] == []
     return huggingface.answered(phases.task, request, [outcome.prediction for outcome in outcomes])
 

@@ -8,7 +8,7 @@ from support.loading import load_phases
 from dray.pipelines.batching.parts import Limits
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict
-from dray.pipelines.engine.watchdog import Watch
+from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.phases.item import Item
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -24,7 +24,7 @@ def phases_of(folder, config_class, positions, **parameters):
 
 
 def outcome(phases, words):
-    (found,) = predict(phases, [Item({"text": " ".join(["time"] * words)})], Limits.fixed(1), Watch(60))
+    (found,) = predict(phases, [Item({"text": " ".join(["time"] * words)})], Limits.fixed(1), Watchdog(60))
     return found
 
 
