@@ -153,7 +153,7 @@ def _report(parsed: argparse.Namespace) -> int:
 
 
 def _config(parsed: argparse.Namespace) -> int:
-    from dray.pipelines.config import describe
+    from dray.pipelines.config_reference import describe
 
     rows = describe()
     width = max(len(key) for key, _, _ in rows)

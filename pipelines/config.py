@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Union, get_args, get_origin
+from typing import Literal
 
 import yaml
 from pydantic import (
@@ -20,9 +20,10 @@ from pydantic import (
     field_validator,
 )
 
-from dray.pipelines.errors import ConfigError
+from dray.pipelines.errors import ConfigError, nearest
 
 OPENAI = "openai"  # input.format of OpenAI's Batch files
+RENAMED = {"engine.actors": "engine.copies"}  # keys of earlier versions, which keep working
 
 
 class Section(BaseModel):
@@ -98,7 +99,7 @@ class EngineConfig(Section):
     continuous_batching: Literal["auto"] | bool = Field(
         "auto", description="transformers' continuous batching for greedy text generation; auto: on accelerators"
     )
-    actors: Literal["auto"] | PositiveInt = Field("auto", description="copies of the model; auto: from the cluster")
+    copies: Literal["auto"] | PositiveInt = Field("auto", description="copies of the model; auto: from the cluster")
     layout: Literal["auto", "fused", "staged"] = Field(
         "auto", description="fused: one pool does all phases; staged: a pool per phase; auto: staged with accelerators"
     )
@@ -209,9 +210,23 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
 def parse_config(raw: Mapping[str, object]) -> JobConfig:
     """Checks a config given as nested dicts. Raises ConfigError with one sentence for the first mistake."""
     try:
-        return JobConfig.model_validate(raw)
+        return JobConfig.model_validate(_with_new_names(raw))
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
+
+
+def _with_new_names(raw: Mapping[str, object]) -> Mapping[str, object]:
+    """The config with keys of earlier versions under their new names; says so on stderr."""
+    for old, new in RENAMED.items():
+        section, name = old.split(".")
+        keys = raw.get(section)
+        if isinstance(keys, Mapping) and name in keys:
+            renamed = new.split(".")[1]
+            if renamed in keys:
+                raise ConfigError(f"{old} is the earlier name of {new}; leave it out")
+            print(f"dray: {old} is now called {new}; the earlier name still works", file=sys.stderr)
+            raw = {**raw, section: {renamed if key == name else key: value for key, value in keys.items()}}
+    return raw
 
 
 def _override(raw: dict[str, object], assignment: str) -> None:
@@ -268,37 +283,3 @@ def _known_keys(parents: Iterable[str]) -> list[str]:
             return []
         model = annotation
     return list(model.model_fields)
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """`, did you mean X?` for the known name nearest to `name`, or the whole list of names."""
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f", did you mean {close[0]}?"
-    return f"; known are {', '.join(known)}" if known else ""
-
-
-def describe(model: type[BaseModel] = JobConfig, prefix: str = "") -> list[tuple[str, str, str]]:
-    """(key, default, description) of every field, sections flattened, in the order of the file."""
-    rows: list[tuple[str, str, str]] = []
-    for name, field in model.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            rows += describe(annotation, f"{prefix}{name}.")
-            continue
-        default = (
-            "required"
-            if field.is_required()
-            else yaml.safe_dump(field.get_default(call_default_factory=True), default_flow_style=True)
-            .split("\n")[0]
-            .removesuffix("...")
-        )
-        rows.append((prefix + name, default, (field.description or "") + _choices(annotation)))
-    return rows
-
-
-def _choices(annotation: object) -> str:
-    options = get_args(annotation) if get_origin(annotation) is Literal else ()
-    if get_origin(annotation) is Union:
-        options = ()
-    return f" [{' | '.join(map(str, options))}]" if options else ""

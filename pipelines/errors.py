@@ -17,6 +17,9 @@ LimitError (a ValueError) is what decoding raises for media that are too long or
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 MESSAGE_CHARACTERS = 2000  # of what a failed row says: decoders and tokenizers quote whole cells
 
 
@@ -118,3 +121,11 @@ def reason(error: BaseException) -> str:
     """An I/O error in a few words."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`, did you mean X?` for the known name nearest to `name`, or the whole list of names."""
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f", did you mean {close[0]}?"
+    return f"; known are {', '.join(known)}" if known else ""

@@ -237,7 +237,7 @@ def _model_actors(nodes: Sequence[Node], engine: EngineConfig, work: Workload, o
     most = max(1, sum(min(fit, place) for fit, place in zip(fitting, places, strict=True)))
     seconds = work.rows * (work.row_flops / work.cpu_flops + ROW_SECONDS)
     useful = max(1, min(work.rows, math.ceil(seconds)))  # starting an actor takes longer than a second of work
-    actors = engine.actors if isinstance(engine.actors, int) else (most if on_gpus else min(most, useful))
+    actors = engine.copies if isinstance(engine.copies, int) else (most if on_gpus else min(most, useful))
     if on_gpus:
         return actors, 1
     cores = min(sum(node.cpus for node in nodes) / actors, min(node.cpus for node in nodes if node.cpus > 0))

@@ -20,8 +20,8 @@ from dray.jobs.inputs.inventory import is_same
 from dray.jobs.inputs.listing import list_files
 from dray.jobs.keys import Keys, KeySet
 from dray.jobs.storage.s3 import is_transient
-from dray.pipelines.config import JobConfig, nearest
-from dray.pipelines.errors import InputError, reason
+from dray.pipelines.config import JobConfig
+from dray.pipelines.errors import InputError, nearest, reason
 from dray.pipelines.tasks.task import Task
 
 if TYPE_CHECKING:

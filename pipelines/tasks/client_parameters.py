@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dray.pipelines.config import nearest
-from dray.pipelines.errors import RequestError
+from dray.pipelines.errors import RequestError, nearest
 from dray.pipelines.tasks.task import Task
 
 GENERATION = frozenset(

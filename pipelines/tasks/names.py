@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from dray.pipelines.config import nearest
-from dray.pipelines.errors import ConfigError
+from dray.pipelines.errors import ConfigError, nearest
 from dray.pipelines.tasks.table import TASKS
 from dray.pipelines.tasks.task import Task
 

@@ -38,7 +38,7 @@ def die(raylet: psutil.Process) -> None:
 def test_a_node_dies(three_nodes, slow_model, folder, book, layout):
     address, raylets = three_nodes
     job = text_job(
-        folder, slow_model, address, builders.texts(6000, median=8), engine={"batch": 16, "layout": layout, "actors": 3}
+        folder, slow_model, address, builders.texts(6000, median=8), engine={"batch": 16, "layout": layout, "copies": 3}
     )
     process = job.start()
     for number, raylet in enumerate(raylets, 1):

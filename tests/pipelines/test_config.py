@@ -2,7 +2,8 @@ import pytest
 from pydantic import ValidationError
 from support.places import ROOT
 
-from dray.pipelines.config import describe, load_config
+from dray.pipelines.config import load_config, parse_config
+from dray.pipelines.config_reference import describe
 from dray.pipelines.errors import ConfigError
 from dray.pipelines.tasks.names import find_task
 
@@ -77,3 +78,11 @@ def test_every_key_is_described():
     assert len(rows) > 20
     assert all(description for _, _, description in rows)
     assert ("output.path", "required", "folder; local or any fsspec URL") in rows
+
+
+def test_a_key_of_an_earlier_version_works_and_says_its_new_name(capsys):
+    raw = {"model": "m", "input": {"path": "in"}, "output": {"path": "out"}}
+    assert parse_config({**raw, "engine": {"actors": 3}}).engine.copies == 3
+    assert capsys.readouterr().err == "dray: engine.actors is now called engine.copies; the earlier name still works\n"
+    with pytest.raises(ConfigError, match=r"engine\.actors is the earlier name of engine\.copies; leave it out"):
+        parse_config({**raw, "engine": {"actors": 3, "copies": 3}})

@@ -105,7 +105,7 @@ print(summary["plan"]["layout"], summary["plan"]["model"]["actors"], summary["pl
         pytest.param(1, 0, {}, "fused 1 0.0", marks=pytest.mark.slow),
         (1, 0, {"layout": "staged"}, "staged 1 0.0"),
         pytest.param(2, 1, {}, "staged 1 1.0", marks=pytest.mark.slow),
-        pytest.param(16, 0, {"layout": "fused", "actors": 4}, "fused 4 0.0", marks=pytest.mark.slow),
+        pytest.param(16, 0, {"layout": "fused", "copies": 4}, "fused 4 0.0", marks=pytest.mark.slow),
     ],
 )
 def test_progress_on_clusters_of_any_size(models, tmp_path, cpus, gpus, engine, expected):

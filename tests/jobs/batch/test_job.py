@@ -113,7 +113,7 @@ def test_speech_with_damaged_recordings(models, tmp_path, layout):
         "input": {"path": str(tmp_path / "in.parquet"), "id": "name", "columns": {"audio": "sound"}},
         "output": {"path": str(tmp_path / "out"), "subtitles": ["srt", "vtt"]},
         "parameters": {"chunk_length_s": 5, "return_timestamps": "word"},
-        "engine": {"layout": layout, "actors": 2},
+        "engine": {"layout": layout, "copies": 2},
         "errors": {"max_failed_fraction": 0.5},
     }
     summary = run(parse_config(raw))

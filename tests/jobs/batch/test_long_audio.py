@@ -45,7 +45,7 @@ def job(models, folder: Path, recording: Path) -> JobConfig:
         "parameters": {"chunk_length_s": 20, "stride_length_s": 2},
         # Alone in its batch, and with as many threads, every chunk is computed the same way to the last bit; random weights
         # come so close to ties that the bits would tell.
-        "engine": {"layout": "staged", "actors": 2, "batch": 1},
+        "engine": {"layout": "staged", "copies": 2, "batch": 1},
     }
     return parse_config(raw)
 

@@ -13,13 +13,13 @@ def nodes(cpus: float, gpus: float = 0, count: int = 1) -> list[Node]:
 
 
 @pytest.mark.parametrize("layout", ["fused", "staged"])
-@pytest.mark.parametrize("actors", ["auto", 1, 2])
+@pytest.mark.parametrize("copies", ["auto", 1, 2])
 @pytest.mark.parametrize("gpus", [0, 1, 8])
 @pytest.mark.parametrize("cpus", [1, 2, 3, 4, 7, 16, 64])
-def test_every_operator_has_room_to_run_at_once(cpus, gpus, actors, layout):
-    plan = make_plan(nodes(cpus, gpus), EngineConfig(layout=layout, actors=actors), SMALL)
+def test_every_operator_has_room_to_run_at_once(cpus, gpus, copies, layout):
+    plan = make_plan(nodes(cpus, gpus), EngineConfig(layout=layout, copies=copies), SMALL)
     assert plan.cpus <= cpus
-    assert sum(pool.actors * pool.gpus for pool in plan.pools) <= max(gpus, 0) or plan.model.actors == actors
+    assert sum(pool.actors * pool.gpus for pool in plan.pools) <= max(gpus, 0) or plan.model.actors == copies
     assert all(pool.cpus <= cpus for pool in plan.pools)
     if not plan.model.gpus:
         assert plan.threads * plan.model.actors <= max(cpus, plan.model.actors)
@@ -32,7 +32,7 @@ def test_a_cluster_of_small_nodes_never_asks_for_more_than_one_node_has():
     assert plan.threads <= 2
 
 
-@pytest.mark.parametrize("actors", ["auto", 1, 3, 40])
+@pytest.mark.parametrize("copies", ["auto", 1, 3, 40])
 @pytest.mark.parametrize("layout", ["fused", "staged"])
 @pytest.mark.parametrize(
     "cluster",
@@ -44,13 +44,13 @@ def test_a_cluster_of_small_nodes_never_asks_for_more_than_one_node_has():
         [*nodes(8, 8), *nodes(16, count=10)],
     ],
 )
-def test_every_pool_fits_its_nodes(cluster, layout, actors):
+def test_every_pool_fits_its_nodes(cluster, layout, copies):
     """Actors are put on nodes one by one, largest first; none is left over, and tasks still have room."""
-    work = Workload(rows=100, row_flops=1e8, weight_bytes=4 << 20, fans_out=True) if actors == "auto" else SMALL
-    plan = make_plan(cluster, EngineConfig(layout=layout, actors=actors), work)
+    work = Workload(rows=100, row_flops=1e8, weight_bytes=4 << 20, fans_out=True) if copies == "auto" else SMALL
+    plan = make_plan(cluster, EngineConfig(layout=layout, copies=copies), work)
     free, gpus = [node.cpus for node in cluster], [node.gpus for node in cluster]
     for pool in sorted(plan.pools, key=lambda pool: -pool.cpus):
-        for _ in range(pool.actors if not (pool.gpus and actors != "auto") else 0):
+        for _ in range(pool.actors if not (pool.gpus and copies != "auto") else 0):
             place = next((i for i in range(len(free)) if free[i] >= pool.cpus - 1e-9 and gpus[i] >= pool.gpus), None)
             assert place is not None, (pool, free, gpus)
             free[place] -= pool.cpus

@@ -1,89 +1,24 @@
 """`dray verify` on good and damaged results."""
 
-import io
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
-from PIL import Image
-from support import builders
+from support.verified import ROWS, Done, job, rows_of
 
 from dray.jobs.batch.job import run
-from dray.jobs.cli import main
 from dray.jobs.outputs.commits import PENDING, VOID, task_of
 from dray.jobs.outputs.retry import BEGUN, release
 from dray.jobs.storage.folder import Folder
 from dray.pipelines.config import parse_config
-from dray.pipelines.engine.compare import compare
 
-ROWS, FAILED = 60, 3
-
-
-class Done:
-    """A finished job, of whose results each test takes a copy."""
-
-    def __init__(self, folder: Path, raw: dict) -> None:
-        self.folder, self.raw, self.out = folder, raw, Path(raw["output"]["path"])
-
-    def copy(self, to: Path) -> "Done":
-        shutil.copytree(self.out, to / "out")
-        return Done(to, {**self.raw, "output": {**self.raw["output"], "path": str(to / "out")}})
-
-    def verify(self, *arguments: str, sample: int = 0) -> int:
-        config = self.folder / "job.yaml"
-        config.write_text(yaml.safe_dump(self.raw))
-        return main(["verify", str(config), "--sample", str(sample), *arguments])
-
-    def file(self, status: str = "ok") -> Path:
-        return sorted((self.out / "data" / f"status={status}").iterdir())[0]
-
-    def checkpoint(self) -> Path:
-        return self.out / "_dray/checkpoint" / f"{task_of(self.file().name)}.parquet"
-
-    def change(self, change: Callable[[list[dict]], object]) -> str:
-        """Changes the rows of one file of finished ones. Returns the first one's id."""
-        path = self.file()
-        if path.suffix == ".parquet":
-            table = pq.ParquetFile(path).read()
-            rows = table.to_pylist()
-            change(rows)
-            schema = pa.schema([field for field in table.schema if field.name in rows[0]])
-            pq.write_table(pa.Table.from_pylist(rows, schema), path)
-        else:
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
-            change(rows)
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return str(rows[0]["id"])
-
-
-def rows_of(shard: int) -> pa.Table:
-    texts: list = builders.texts(ROWS // 3, seed=shard)
-    texts[5] = None
-    names = [f"row {shard}-{index}" for index in range(len(texts))]
-    return pa.table({"text": texts, "n": list(range(len(texts))), "name": names})
-
-
-def job(models, folder: Path, **changes: object) -> dict:
-    (folder / "in").mkdir()
-    for shard in range(3):
-        pq.write_table(rows_of(shard), folder / "in" / f"part:{shard}.parquet", row_group_size=10)
-    raw = {
-        "task": "text-classification",
-        "model": models.text_classifier,
-        "input": {"path": str(folder / "in")},
-        "output": {"path": str(folder / "out"), "keep": ["n"]},
-        "errors": {"max_failed_fraction": 0.5},
-    }
-    return {**raw, **changes}
+FAILED = 3
 
 
 @pytest.fixture(scope="module")
@@ -309,24 +244,3 @@ def test_results_of_other_work_and_none_at_all(done, tmp_path, capsys):
     assert done.verify("--set", f"output.path={tmp_path / 'nothing'}") == 1
     assert "60 rows are left to do" in capsys.readouterr().out
     assert not (tmp_path / "nothing").exists()
-
-
-def test_predictions_are_compared_by_what_they_are():
-    def png(pixels: np.ndarray) -> bytes:
-        file = io.BytesIO()
-        Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
-        return file.getvalue()
-
-    grey, far = np.full((40, 40), 100), np.full((40, 40), 130)
-    assert compare({"a": [1.0, None]}, {"a": [1.0, None]}, 1e-4).places == []
-    assert compare([1.0, float("nan")], [1.00005, float("nan")], 1e-4).largest == pytest.approx(5e-5)
-    assert compare([2000.0, 1.0], [2000.1, 1.0], 1e-4).places == []
-    assert compare([2000.0, 1.0], [2000.1, 1.001], 1e-4).places == ["[1]: 1.0 is stored, and now it is 1.001"]
-    assert compare([2000.0, 1.0], [2000.1, 1.001], 1e-4).largest == pytest.approx(0.1)
-    assert len(compare([float("inf")], [1.0], 5.0).places) == len(compare([1.0], [float("nan")], 5.0).places) == 1
-    assert compare([1.0], [1.0, 2.0], 1e-4).places == ["1 values are stored, and now there are 2"]
-    assert compare({"n": 1}, {"n": 2}, 5.0).places == ["n: 1 is stored, and now it is 2"]
-    assert compare(None, 0.5, 5.0).places == ["None is stored, and now it is 0.5"]
-    assert compare(png(grey), png(grey + 1), 0.0).places == []
-    assert len(compare(png(grey), png(far), 0.05).places) == 1
-    assert len(compare(png(grey), png(grey[:20]), 0.05).places) == 1
