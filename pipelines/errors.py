@@ -8,6 +8,7 @@ DrayError
 │   └── ModelError        the model, or a parameter it does not take
 ├── JobError              the work was begun and could not be finished; exit 1
 │   └── StorageError      a storage or network has failed again and again (pipelines/transient.py)
+├── FaultError            dray's own code is at fault, and no row; the job stops
 ├── RowError              one row fails; the job goes on
 ├── RequestError          a service cannot answer a request as it is
 └── BusyError             a service has as many requests as it can take
@@ -18,8 +19,11 @@ LimitError (a ValueError) is what decoding raises for media that are too long or
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
+STAND_INS = ("dray.pipelines.internals.linear",)  # modules whose functions stand in for a library's
 MESSAGE_CHARACTERS = 2000  # of what a failed row says: decoders and tokenizers quote whole cells
 
 
@@ -77,6 +81,18 @@ class RowError(DrayError):
         return type(self), (self.stage, self.kind, str(self), self.attempts)
 
 
+class FaultError(DrayError):
+    """A fault of dray's own code: no row is to blame, and the job stops."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> FaultError:
+        """The fault that an exception shows, with the place where it was raised."""
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno}"
+        what = f"{type(error).__name__}: {first_line(error)}"
+        return cls(f"a fault of dray, and not of a row: {what} (at {place}); please report it")
+
+
 class LimitError(ValueError):
     """A medium is longer or larger than its source allows."""
 
@@ -96,6 +112,16 @@ class RequestError(DrayError):
         """`message` says what is wrong, and nothing of this machine."""
         super().__init__(message)
         self.status = status
+
+
+def is_own_fault(error: BaseException) -> bool:
+    """Whether dray's own code has raised this, and not a library, or the model, that it called.
+
+    Code that stands in for an operation of a library counts as the library's.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    module = str(frames[-1].f_globals.get("__name__", "")) if frames else ""
+    return module.startswith("dray.") and module not in STAND_INS
 
 
 def _said(error: BaseException) -> str:

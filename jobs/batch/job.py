@@ -133,13 +133,14 @@ def _conclude(job: Job, plan: Plan | None, written: WriteTotals, started: float)
 
 def _execute(job: Job, plan: Plan, written: WriteTotals) -> None:
     """Runs the dataflow once, showing progress; what was written is added to `written`, also where it raises."""
-    ledger = Ledger.options(scheduling_strategy=_here()).remote()  # type: ignore[attr-defined]  # Ray's decorator adds it
+    tried = attempts(job.output)
+    has_succeeded = bool(job.earlier or tried)
+    ledger = Ledger.options(scheduling_strategy=_here()).remote(has_succeeded)  # type: ignore[attr-defined]  # Ray's decorator adds it
     stop: list[JobError] = []
     context = DataContext.get_current()
     context.checkpoint_config = checkpoint_config(job.output)
     context.custom_execution_callback_classes = [execution_callback(plan.offered.cpus, plan.offered.gpus, stop)]
     assert job.lease is not None
-    tried = attempts(job.output)
     sink = Sink(job.output, job.config.output, ledger, job.lease.run, ray.put(tried) if tried else None)
     rows = build(read(job.data, job.left, job.finished, plan), job, plan, ledger)
     failure: list[BaseException] = []

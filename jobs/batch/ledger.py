@@ -12,7 +12,7 @@ import hashlib
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -22,9 +22,10 @@ from ray.exceptions import RayError
 
 from dray.jobs.columns import KEY
 from dray.pipelines.engine.watchdog import Activity, Watchdog
-from dray.pipelines.errors import RowError
+from dray.pipelines.errors import ModelError, RowError
 from dray.pipelines.phases.item import Item
 
+WHOLE = 2  # rows at least in a block that says something of the model
 DEATHS = 2  # of workers that were working on one row and no other: the row is to blame
 REACH_S = 10.0  # for which a worker tries to reach the ledger
 
@@ -57,10 +58,12 @@ class BlockRecord:
     """What is known of a block that is about to be done.
 
     Attributes:
+        block: its name.
         deaths: workers that died while they did it.
         blamed: rows that are not to be done, and their errors, by key.
     """
 
+    block: str = ""
     deaths: int = 0
     blamed: Mapping[int, RowError] = field(default_factory=dict)
 
@@ -73,7 +76,10 @@ class BlockRecord:
 class Ledger:
     """Adds up what the write tasks report, and keeps track of blocks. It forgets if its node dies, which does no harm."""
 
-    def __init__(self) -> None:
+    def __init__(self, has_succeeded: bool = False) -> None:
+        """`has_succeeded`: rows have gone through the model in earlier runs, so that it is known to take some."""
+        self._has_succeeded = has_succeeded
+        self._refusals: dict[str, set[str]] = {}  # error -> blocks of which no row has gone through the model
         self._written: dict[str, Count] = {}
         self._ok = self._failed = 0
         self._dead: set[str] = set()  # workers
@@ -96,7 +102,7 @@ class Ledger:
         """This worker is about to do a block."""
         if block not in self._blocks:
             self._blocks[block] = _Block(worker)
-            return BlockRecord()
+            return BlockRecord(block)
         known = self._blocks[block]
         known.deaths += 1
         self._dead.add(known.worker)
@@ -107,7 +113,7 @@ class Ledger:
             self._alone[key] += 1
             if self._alone[key] >= DEATHS:
                 self._blamed.setdefault(key, _died(stage, self._tries(known, key)))
-        return BlockRecord(known.deaths, dict(self._blamed))
+        return BlockRecord(block, known.deaths, dict(self._blamed))
 
     def alone(self, block: str, key: int, stage: str) -> None:
         """A worker is about to do one row of the block by itself."""
@@ -117,6 +123,16 @@ class Ledger:
         """A worker is about to end because of this row, and knows why."""
         tries = self._tries(self._blocks.get(block, _Block()), key) + 1
         self._blamed[key] = RowError(error.stage, error.kind, str(error), tries)
+
+    def succeeded(self) -> None:
+        """A row has gone through the model."""
+        self._has_succeeded = True
+
+    def refused(self, block: str, error: str) -> bool:
+        """The model refuses all rows of a block with this error. Whether the model is to blame: so it was with another."""
+        blocks = self._refusals.setdefault(error, set())
+        blocks.add(block)
+        return not self._has_succeeded and len(blocks) > 1
 
     def _tries(self, block: _Block, key: int) -> int:
         """How often a row was tried that a worker has died of: with its block, and alone."""
@@ -139,6 +155,7 @@ class LedgerClient:
         """Without a `ledger` nothing is known and nobody is told."""
         self._ledger, self._watchdog, self._operator = ledger, watchdog, operator
         self._worker = uuid.uuid4().hex
+        self._has_succeeded = False
         self._keys: dict[str, frozenset[int]] = {}  # of the blocks that are being done
         self._changed, self._alone = threading.Condition(), ""  # the block that is being done alone
         if ledger is not None:
@@ -168,6 +185,31 @@ class LedgerClient:
                     self._alone, self._watchdog.before = "", None
                 self._keys.pop(block, None)
                 self._changed.notify_all()
+
+    def check_forward(self, record: BlockRecord, errors: Sequence[RowError | None]) -> None:
+        """Looks at what became of a block's rows in the model.
+
+        Args:
+            record: of the block.
+            errors: of each row that the model was given.
+
+        Raises:
+            ModelError: the model has refused all rows of two blocks, with the same error, and has taken none so far.
+        """
+        if self._ledger is None or self._has_succeeded or not errors:
+            return
+        if any(error is None for error in errors):
+            self._has_succeeded = True
+            self._ledger.succeeded.remote()
+            return
+        said = {f"{error.kind}: {error}" for error in errors if error is not None}
+        if len(said) > 1 or len(errors) < WHOLE:
+            return
+        is_to_blame = False
+        with contextlib.suppress(RayError):  # it is being restarted
+            is_to_blame = ray.get(self._ledger.refused.remote(record.block, *said), timeout=REACH_S)
+        if is_to_blame:
+            raise ModelError(f"the model refuses every row, with the same error: {said.pop()}; look at model and parameters")
 
     def _part(self, block: str, keys: frozenset[int]) -> None:
         """Waits until no other block is being done; until this one has ended none is begun."""

@@ -47,6 +47,7 @@ class Fused:
             own = Meter() if self._tuner.is_done or record.deaths else self._learned(ready)
             predicted = iter(self._predicted(ready, one_by_one=record.deaths > 0))
             outcomes = [next(predicted) if isinstance(item, Item) else Outcome(error=item) for item in items]
+            self._ledger.check_forward(record, _errors_of_model([outcome.error for outcome in outcomes]))
             for outcome, seconds in zip(outcomes, table[READ_S].to_pylist(), strict=True):
                 outcome.meter.read_s += seconds
             own.waiting_s = self._stopwatch.waited()
@@ -141,6 +142,7 @@ class Forward:
                 running = self._model_threads.begin(partial(self._results, ready, one_by_one=record.deaths > 0))
             results = iter(running.result())
             encoded = [_outputs(results, parts, index, errors, meters) for index, parts in enumerate(queue)]
+            self._ledger.check_forward(record, _errors_of_model(errors))
             own.waiting_s = self._stopwatch.waited()
             account(meters, own)
         table = table.drop_columns(["parts", "error", "meter"])
@@ -208,6 +210,12 @@ def _outputs(
         else:
             outputs.append(output)
     return None if errors[index] else encode(outputs)
+
+
+def _errors_of_model(errors: Sequence[RowError | None]) -> list[RowError | None]:
+    """Of the rows that the model was given: its errors, and None for those that it took."""
+    given = [error for error in errors if error is None or error.stage not in ("read", "preprocess")]
+    return [None if error is None or error.stage == "postprocess" else error for error in given]
 
 
 def _size(parts: Sequence[Part]) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from dray.pipelines.batching.padding import Sharing
 from dray.pipelines.batching.parts import UNBOUNDED, Limits, Part
+from dray.pipelines.errors import FaultError, is_own_fault
 
 if TYPE_CHECKING:
     pass
@@ -96,7 +97,10 @@ def bisect(
 ) -> None:
     """Runs a batch; where that raises, runs its halves, until each culprit is alone and is given to `failed`.
 
-    Takes at most 2 k log2(n) + 1 runs for k culprits among n. `out_of_memory` hears of batches that did not fit.
+    Takes at most 2 k log2(n) + 1 runs for k culprits among n. `out_of_memory` is called with batches that did not fit.
+
+    Raises:
+        FaultError: dray's own code has raised, which is no row's fault.
     """
     did_not_fit = False
     try:
@@ -104,6 +108,8 @@ def bisect(
         return
     except Exception as error:  # a model raises whatever it likes
         did_not_fit = is_out_of_memory(error)
+        if not did_not_fit and is_own_fault(error):
+            raise FaultError.of(error) from error
         if len(batch) == 1:
             failed(batch[0], error)
     # Outside of `except`: the error's traceback would keep the tensors of the failed run alive.

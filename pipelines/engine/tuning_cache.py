@@ -19,7 +19,7 @@ from dray.pipelines.batching.parts import Part
 from dray.pipelines.batching.tuning import Bucket, Trial
 from dray.pipelines.cache import cache_folder
 from dray.pipelines.engine.watchdog import Watchdog
-from dray.pipelines.errors import RowError
+from dray.pipelines.errors import FaultError, RowError, is_own_fault
 
 if TYPE_CHECKING:
     from dray.pipelines.phases.phases import Phases
@@ -160,6 +160,8 @@ class Tuner:
                 except Exception as error:  # a model raises whatever it likes
                     if is_out_of_memory(error):
                         raise
+                    if is_own_fault(error):
+                        raise FaultError.of(error) from error
                     raise RowError.wrap("forward", error) from error
                 return time.perf_counter() - started
 

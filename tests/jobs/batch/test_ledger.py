@@ -12,7 +12,7 @@ import ray
 from dray.jobs.batch.ledger import DEATHS, Ledger, LedgerClient
 from dray.jobs.columns import KEY
 from dray.pipelines.engine.watchdog import Watchdog
-from dray.pipelines.errors import RowError
+from dray.pipelines.errors import ModelError, RowError
 
 SOON_S = 20.0
 
@@ -115,7 +115,9 @@ def guard(ledger, monkeypatch):
         return SimpleNamespace(remote=getattr(ledger, name))
 
     return LedgerClient(
-        SimpleNamespace(**{name: handle(name) for name in ("begin", "end", "alone", "blame")}), Watchdog(60), "fused"
+        SimpleNamespace(**{name: handle(name) for name in ("begin", "end", "alone", "blame", "refused", "succeeded")}),
+        Watchdog(60),
+        "fused",
     )
 
 
@@ -173,3 +175,33 @@ def test_each_row_of_such_a_block_is_announced(guard, ledger):
         assert verdict.blamed.keys() == {2}
     with guard.block(table(3)), guard._watchdog.on("forward", [3, 4]):
         pass  # nothing is announced any more
+
+
+def refused(client, keys, *errors):
+    with client.block(table(*keys)) as record:
+        client.check_forward(record, list(errors))
+
+
+DIFFERENT = RowError("forward", "RuntimeError", "sizes differ")
+
+
+def test_a_model_that_refuses_every_row_of_two_blocks_is_to_blame(guard):
+    refused(guard, (1, 2), DIFFERENT, DIFFERENT)
+    refused(guard, (1, 2), DIFFERENT, DIFFERENT)  # the same block, done again
+    with pytest.raises(ModelError, match="the model refuses every row, with the same error: RuntimeError: sizes differ"):
+        refused(guard, (3, 4), DIFFERENT, DIFFERENT)
+
+
+@pytest.mark.parametrize(
+    "second", [(DIFFERENT, None), (DIFFERENT,), (DIFFERENT, RowError("forward", "RuntimeError", "too long")), ()]
+)
+def test_otherwise_the_rows_are_to_blame(guard, second):
+    refused(guard, (1, 2), DIFFERENT, DIFFERENT)
+    refused(guard, (3, 4), *second)
+    refused(guard, (5, 6), *second)
+
+
+def test_a_model_that_has_taken_rows_before_is_not_to_blame(guard):
+    refused(guard, (7, 8), None, DIFFERENT)
+    refused(guard, (1, 2), DIFFERENT, DIFFERENT)
+    refused(guard, (3, 4), DIFFERENT, DIFFERENT)
