@@ -10,7 +10,6 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 # Before anything loads transformers.
@@ -28,7 +27,7 @@ os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "testing")
 import psutil
 import pytest
 from support import builders, drilling, faulty
-from support.places import ROOT, free_port
+from support.places import ROOT, Cluster, free_port
 
 
 class Models:
@@ -54,14 +53,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 def bundled() -> str:
     """The folder of the bundled speech model."""
     return str(ROOT / "demo" / "model")
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A running Ray cluster: the address drivers connect to, and its dashboard for job submission."""
-
-    address: str
-    dashboard: str
 
 
 @pytest.fixture(scope="session")

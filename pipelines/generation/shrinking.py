@@ -17,6 +17,7 @@ from dray.pipelines.internals.generation import (
     decoding_loop,
     has_own_decoding,
     keep_rows,
+    knows_cached_tokens,
     merged_config,
     padding_token,
     set_known_tokens,
@@ -70,7 +71,8 @@ def _is_plain(model: PreTrainedModel) -> bool:
     given = getattr(config, "rope_parameters", None) or {}
     ropes = [given, *(each for each in given.values() if isinstance(each, Mapping))]
     is_fixed = not any(rope.get("rope_type") in CHANGING for rope in ropes)
-    return bool(not has_own_decoding(kind) and is_known and is_fixed and config.get_text_config() is config)
+    may_go_on = knows_cached_tokens() or not config.is_encoder_decoder  # the mask of such a decoder is not kept
+    return bool(may_go_on and not has_own_decoding(kind) and is_known and is_fixed and config.get_text_config() is config)
 
 
 def decode(

@@ -102,6 +102,13 @@ def after_tokens(model: PreTrainedModel, model_kwargs: dict[str, Any], count: in
     return grown
 
 
+def knows_cached_tokens() -> bool:
+    """Whether the loop can be told how many tokens are in the cache; before transformers 5.18 it asks the mask."""
+    from transformers import GenerationConfig
+
+    return "_mask_length" in GenerationConfig.__annotations__
+
+
 def set_known_tokens(config: GenerationConfig, count: int) -> None:
     """Tells the next loop that all but the last of `count` tokens are in the cache, whatever the mask says."""
     config._mask_length = count

@@ -37,6 +37,8 @@ def generates(pipe: Pipeline) -> bool:
 
 def arguments_of_generate(pipe: Pipeline, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What the pipeline's forward hands to `generate` of these arguments."""
+    if not hasattr(pipe, "_prepare_generate_kwargs"):  # before transformers 5.20
+        return {"generation_config": pipe.generation_config, **arguments}
     handed: dict[str, Any] = pipe._prepare_generate_kwargs(dict(arguments))
     return handed
 
@@ -59,10 +61,13 @@ def samples_per_output(pipe: Pipeline) -> int:
 
 def pipeline_class(task: str) -> type[Pipeline]:
     """The class of a task's pipeline, by the task's own name."""
-    from transformers.pipelines import SUPPORTED_TASKS, _resolve_impl
+    from transformers import pipelines
 
-    found: type[Pipeline] = _resolve_impl(SUPPORTED_TASKS[task]["impl"])
-    return found
+    found = pipelines.SUPPORTED_TASKS[task]["impl"]
+    if isinstance(found, str):  # since transformers 5.21 or so, which imports it when it is needed
+        found = pipelines._resolve_impl(found)
+    made: type[Pipeline] = found
+    return made
 
 
 def components(kind: type[Pipeline]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import ConfigError
 from dray.pipelines.internals.auto_classes import models_of
-from dray.pipelines.tasks.names import find_task, is_known, special_first, task_without_head
+from dray.pipelines.tasks.names import find_task, is_known, special_first, supported, task_without_head
 from dray.pipelines.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ def named_model(config: JobConfig) -> tuple[str, str | None]:
         return config.model, config.revision
     if config.task is None:
         raise ConfigError("model: name a model, or a task, whose default model is then used")
-    from transformers.pipelines import SUPPORTED_TASKS
-
-    default = SUPPORTED_TASKS[find_task(config.task).name]["default"]["model"]
+    default = supported(find_task(config.task))["default"]["model"]
     model, revision = default["pt"] if isinstance(default, dict) else default
     return model, config.revision or revision
 
@@ -56,13 +54,11 @@ def hub_tag(model: str, revision: str | None, token: str | bool | None) -> objec
 
 def by_architecture(model_config: PreTrainedConfig) -> Task | None:
     """The most special task that one of the model's architectures serves."""
-    from transformers.pipelines import SUPPORTED_TASKS
-
     wanted = set(model_config.architectures or ())
-    for name in special_first():
-        for auto_class in SUPPORTED_TASKS[name]["pt"]:
+    for task in special_first():
+        for auto_class in supported(task)["pt"]:
             if auto_class.__name__ != "AutoModel" and _serves(auto_class, model_config, wanted):
-                return find_task(name)
+                return find_task(task.name)
     return _by_bare_model(model_config, wanted)
 
 

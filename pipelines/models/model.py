@@ -14,6 +14,7 @@ from dray.pipelines.errors import ModelError, first_line
 from dray.pipelines.internals.auto_classes import maker, models_of
 from dray.pipelines.models.model_kwargs import Kwargs, ModelKwargs, own_quantization, refuse_missing_bitsandbytes
 from dray.pipelines.models.weights import ModelSource, refuse_pickled_on_hub, refused_code, refused_pickle
+from dray.pipelines.tasks.names import supported
 from dray.pipelines.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -99,10 +100,8 @@ def load_config(source: ModelSource, kwargs: ModelKwargs) -> PreTrainedConfig:
 
 
 def _model_class(task: Task, model_config: PreTrainedConfig, source: ModelSource) -> Any:  # noqa: ANN401  # an auto class
-    from transformers.pipelines import SUPPORTED_TASKS
-
     own = getattr(model_config, "auto_map", None) or {}
-    for auto_class in SUPPORTED_TASKS[task.name]["pt"]:
+    for auto_class in supported(task)["pt"]:
         models = models_of(auto_class, model_config)
         if models:
             is_decision = auto_class.__name__ == "AutoModelForDecision"  # whose models make their config themselves

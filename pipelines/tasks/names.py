@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
+from typing import Any
 
 from dray.pipelines.errors import ConfigError, nearest
 from dray.pipelines.tasks.table import TASKS
@@ -47,11 +49,26 @@ def is_known(name: str) -> bool:
     return ALIASES.get(name, name) in TASKS
 
 
-def special_first() -> list[str]:
-    """The names of the tasks that the installed transformers has; those whose pipelines take others' models too come last."""
+def supported(task: Task) -> Mapping[str, Any]:
+    """What the installed transformers says of a task: its auto classes, its default model.
+
+    Raises:
+        ConfigError: that version does not have the task.
+    """
+    from transformers import __version__
     from transformers.pipelines import SUPPORTED_TASKS
 
-    return sorted((name for name in TASKS if name in SUPPORTED_TASKS), key=lambda name: TASKS[name].general)
+    if task.name not in SUPPORTED_TASKS:
+        raise ConfigError(f"task: transformers {__version__}, which is installed, has no {task.name}; install a newer one")
+    found: Mapping[str, Any] = SUPPORTED_TASKS[task.name]
+    return found
+
+
+def special_first() -> list[Task]:
+    """The tasks that the installed transformers has; those whose pipelines take others' models too come last."""
+    from transformers.pipelines import SUPPORTED_TASKS
+
+    return sorted((task for task in TASKS.values() if task.name in SUPPORTED_TASKS), key=lambda task: task.general)
 
 
 def task_without_head(model: type) -> Task | None:
