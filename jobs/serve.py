@@ -1,14 +1,22 @@
-"""The application for Ray Serve's own commands: `serve run dray.jobs.serve:app config=CONFIG`, and Serve's config files."""
+"""`dray serve`; and the application for Ray Serve's own commands: `serve run dray.jobs.serve:app config=CONFIG`."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 
 from ray.serve import Application
 
+from dray.jobs.online import host
 from dray.jobs.online.deployment import build
 from dray.pipelines.config import load_config
 from dray.pipelines.errors import ConfigError
+
+
+def main(parsed: argparse.Namespace) -> int:
+    """Answers until it is told to stop."""
+    host.run(load_config(parsed.config, parsed.set), parsed.address)
+    return 0
 
 
 def app(arguments: Mapping[str, str]) -> Application:

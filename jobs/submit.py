@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import sys
@@ -15,6 +16,11 @@ from dray.pipelines.errors import ConfigError, UsageError, first_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
+
+
+def main(parsed: argparse.Namespace) -> int:
+    """Submits a job, and prints its log until it ends."""
+    return submit(parsed.config, parsed.set, parsed.fresh, parsed.address, wait=not parsed.no_wait)
 
 
 def submit(config: str, overrides: Sequence[str], fresh: bool, address: str, wait: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
@@ -184,12 +185,13 @@ class JobConfig(Section):
         return value
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
+def load_config(path: str | PathLike[str], overrides: Sequence[str] | Mapping[str, object] = ()) -> JobConfig:
     """Reads a YAML file.
 
     Args:
         path: the file.
-        overrides: "key.key=value" each; the value is YAML, so numbers, lists and null mean what they mean in the file.
+        overrides: as of `with_overrides`; or "key.key=value" each, whose value is YAML: numbers, lists and null mean what they
+            mean in the file.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key (the nearest known one is named) or a wrong value.
@@ -202,9 +204,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no keys; a config needs at least model, input.path and output.path")
-    for override in overrides:
-        _override(raw, override)
-    return parse_config(raw)
+    values = overrides if isinstance(overrides, Mapping) else dict(map(_assignment, overrides))
+    return parse_config(with_overrides(raw, values))
 
 
 def parse_config(raw: Mapping[str, object]) -> JobConfig:
@@ -229,21 +230,30 @@ def _with_new_names(raw: Mapping[str, object]) -> Mapping[str, object]:
     return raw
 
 
-def _override(raw: dict[str, object], assignment: str) -> None:
-    key, equals, text = assignment.partition("=")
+def with_overrides(raw: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:
+    """A config with other values for some keys, as {"engine.batch": 16}. Raises ConfigError for a key below a value."""
+    changed = dict(raw)
+    for key, value in overrides.items():
+        *parents, last = key.split(".")
+        section = changed
+        for parent in parents:
+            inner = section.get(parent, {})
+            if not isinstance(inner, Mapping):
+                raise ConfigError(f"{key}: {parent} is a value, not a section")
+            section[parent] = section = dict(inner)
+        section[last] = value
+    return changed
+
+
+def _assignment(text: str) -> tuple[str, object]:
+    """Key and value of "key=value"."""
+    key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {assignment}: write key=value, for example --set engine.batch=16")
-    *parents, last = key.strip().split(".")
-    section = raw
-    for parent in parents:
-        inner = section.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {assignment}: {parent} is a value, not a section")
-        section = inner
+        raise ConfigError(f"--set {text}: write key=value, for example --set engine.batch=16")
     try:
-        section[last] = yaml.safe_load(text)
+        return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError:
-        section[last] = text
+        return key.strip(), value
 
 
 def _explain(error: ValidationError) -> str:

@@ -7,7 +7,7 @@ DrayError
 │   ├── OutputError       where the results are to go
 │   └── ModelError        the model, or a parameter it does not take
 ├── JobError              the work was begun and could not be finished; exit 1
-│   └── StorageError      a storage or network has failed again and again (pipelines/transient.py)
+│   └── StorageError      a storage or network has failed again and again
 ├── FaultError            dray's own code is at fault, and no row; the job stops
 ├── RowError              one row fails; the job goes on
 ├── RequestError          a service cannot answer a request as it is
@@ -155,3 +155,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
     if close:
         return f", did you mean {close[0]}?"
     return f"; known are {', '.join(known)}" if known else ""
+
+
+class StorageError(JobError, OSError):
+    """A storage has failed again and again; another attempt has to wait for a person, or for a later run."""

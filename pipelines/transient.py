@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from dray.pipelines.errors import JobError, first_line
+from dray.pipelines.errors import StorageError, first_line
 
 ATTEMPTS = 8
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 10.0  # the pause doubles from attempt to attempt; about 26 s in all
@@ -67,10 +67,6 @@ PASSING_CLASSES = frozenset(  # of clients that need not be installed
 )
 
 T = TypeVar("T")
-
-
-class StorageError(JobError, OSError):
-    """A storage has failed again and again; another attempt has to wait for a person, or for a later run."""
 
 
 def is_transient(error: BaseException) -> bool:

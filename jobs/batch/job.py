@@ -25,7 +25,7 @@ from dray.jobs.batch.openai_batch import write_batch_files
 from dray.jobs.batch.preflight import Job, check
 from dray.jobs.batch.progress import ProgressLine
 from dray.jobs.batch.report import render
-from dray.jobs.batch.summary import summarize
+from dray.jobs.batch.summary import Summary, summarize
 from dray.jobs.cluster.connect import Cluster
 from dray.jobs.cluster.plan import Plan, cluster_nodes, free_nodes, make_plan
 from dray.jobs.cluster.ray_internals import execution_callback
@@ -33,9 +33,8 @@ from dray.jobs.keys import KeySet
 from dray.jobs.outputs.commits import checkpoint_config, finished_keys
 from dray.jobs.outputs.retry import attempts, failed_rows
 from dray.jobs.storage.folder import REPORT, SUMMARY
-from dray.jobs.storage.s3 import StorageError
 from dray.pipelines.config import OPENAI, JobConfig
-from dray.pipelines.errors import DrayError, JobError, reason
+from dray.pipelines.errors import DrayError, JobError, StorageError, reason
 
 TRIES = 2  # at rows that are missing in the end, should an actor have died with them
 LOOK_S = 1.0  # between two looks at the rows that are done; each takes time from the model where cores are few
@@ -50,7 +49,7 @@ class NodesLost(JobError):
 
 def run(
     config: JobConfig, fresh: bool = False, address: str | None = None, again: bool = False, started: float | None = None
-) -> dict[str, object]:
+) -> Summary:
     """Runs a job to its end.
 
     Args:
@@ -61,7 +60,7 @@ def run(
         started: when the command was given, in seconds since the epoch; without, now.
 
     Returns:
-        The content of summary.json.
+        Its summary, as summary.json holds it.
 
     Raises:
         UsageError: before any work.
@@ -80,7 +79,7 @@ def run(
                 job.lease.release()
 
 
-def _run(job: Job, cluster: Cluster, started: float) -> dict[str, object]:
+def _run(job: Job, cluster: Cluster, started: float) -> Summary:
     written, plan = WriteTotals(), None
     try:
         if job.rows_left:
@@ -118,13 +117,13 @@ def _until_done(job: Job, plan: Plan, written: WriteTotals) -> Plan:
     return plan
 
 
-def _conclude(job: Job, plan: Plan | None, written: WriteTotals, started: float) -> dict[str, object]:
+def _conclude(job: Job, plan: Plan | None, written: WriteTotals, started: float) -> Summary:
     """Writes the summary and the report; storage that fails now must not hide why the job has stopped."""
     summary = summarize(job, plan, written, started)
     try:
         if job.config.input.format == OPENAI:
             write_batch_files(job.output)
-        job.output.write(SUMMARY, json.dumps(summary, indent=2))
+        job.output.write(SUMMARY, json.dumps(dict(summary), indent=2))
         job.output.write(REPORT, render(summary, job.config))
     except Exception as error:  # clients of object stores raise their own
         print(f"dray: cannot write {job.output.url}/{SUMMARY}: {reason(error)}", file=sys.stderr)

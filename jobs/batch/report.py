@@ -7,36 +7,22 @@ import json
 import string
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from dray.jobs.outputs.fingerprint import public
 from dray.jobs.storage.folder import REPORT, SUMMARY, output_folder
 from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import InputError
 
-if TYPE_CHECKING:
-    from dray.jobs.cluster.plan import Plan
-
-Summary = Mapping[str, object]
+Figures = Mapping[str, object]
 Rows = list[tuple[str, str]]
 
 
-def table(summary: Summary, output: str) -> str:
+def table(summary: Figures) -> str:
     """The closing table of a run."""
-    rows = [*figures(summary), ("output", output), ("report", f"{output}/_dray/report.html")]
+    output = summary["output"]
+    rows = [*figures(summary), ("output", str(output)), ("report", f"{output}/{REPORT}")]
     return aligned(rows)
-
-
-def plan_table(plan: Plan, rows: int, left: int) -> str:
-    """What `dray plan` prints."""
-    lines: Rows = [("rows", f"{rows:,}, of which {left:,} are left to do"), ("layout", plan.layout)]
-    names = ("model", "preprocess", "postprocess", "gather")
-    for name, pool in zip(names, (plan.model, plan.preprocess, plan.postprocess, plan.gather), strict=True):
-        if pool is not None:
-            gpus = f" and {pool.gpus:g} GPUs" if pool.gpus else ""
-            lines.append((f"{name} actors", f"{pool.actors} of {pool.cpus:g} CPUs{gpus}"))
-    lines += [("threads", f"{plan.threads} per model actor"), ("block", f"{plan.block_rows:,} rows")]
-    return aligned(lines)
 
 
 def aligned(rows: Rows) -> str:
@@ -45,7 +31,7 @@ def aligned(rows: Rows) -> str:
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
 
 
-def figures(summary: Summary) -> Rows:
+def figures(summary: Figures) -> Rows:
     """(name, value) pairs of what a user asks first."""
     number = cast("Mapping[str, float]", summary)
     counts = f"{number['rows_ok']:,} ok, {number['rows_failed']:,} failed, {number['rows_skipped']:,} finished earlier"
@@ -79,7 +65,7 @@ def _startup(number: Mapping[str, float]) -> str:
     return f", {start:.1f} s of them until the model first ran; {rate:.1f} rows/s from there"
 
 
-def render(summary: Summary, config: JobConfig) -> str:
+def render(summary: Figures, config: JobConfig) -> str:
     """report.html: one page, nothing loaded from elsewhere."""
     page = string.Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     phases = cast("Mapping[str, float]", summary["seconds_by_phase"])
@@ -95,7 +81,7 @@ def render(summary: Summary, config: JobConfig) -> str:
         ),
         phases=bars,
         config=html.escape(public(config)),
-        summary=html.escape(json.dumps(summary, indent=2)),
+        summary=html.escape(json.dumps(dict(summary), indent=2)),
     )
 
 

@@ -19,10 +19,10 @@ from dray.jobs.inputs.formats.streams import is_empty
 from dray.jobs.inputs.inventory import is_same
 from dray.jobs.inputs.listing import list_files
 from dray.jobs.keys import Keys, KeySet
-from dray.jobs.storage.s3 import is_transient
 from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import InputError, nearest, reason
 from dray.pipelines.tasks.task import Task
+from dray.pipelines.transient import is_transient
 
 if TYPE_CHECKING:
     import fsspec

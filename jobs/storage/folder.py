@@ -15,9 +15,9 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import JsonValue
 
-from dray.jobs.storage.s3 import RetryingS3, call_with_retries, install
+from dray.jobs.storage.s3 import RetryingS3, install
 from dray.pipelines.config import JobConfig
-from dray.pipelines.transient import code_of
+from dray.pipelines.transient import call_with_retries, code_of
 
 if TYPE_CHECKING:
     import pyarrow.fs

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 
-from dray.pipelines.transient import EXPIRED, Attempts, StorageError, call_with_retries, code_of, is_transient
+from dray.pipelines.transient import EXPIRED, Attempts, code_of
 
 if TYPE_CHECKING:
     from fsspec.asyn import AsyncFileSystem as _Filesystem
 else:
     _Filesystem = object
 
-__all__ = ["StorageError", "call_with_retries", "install", "is_transient"]
 
 PIECE = 1 << 20  # bytes of a body that are read at a time
 MAKING = threading.Lock()  # so that the class is made once

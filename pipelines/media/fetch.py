@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, TypeVar
 
-from dray.pipelines.errors import RowError, first_line
-from dray.pipelines.transient import StorageError, is_transient, status_of
+from dray.pipelines.errors import RowError, StorageError, first_line
+from dray.pipelines.transient import is_transient, status_of
 
 AHEAD = 16  # downloads at once in a worker
 ATTEMPTS, FIRST_PAUSE = 4, 0.5  # seconds; the pause doubles from attempt to attempt

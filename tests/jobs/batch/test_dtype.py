@@ -14,7 +14,7 @@ from dray.jobs.batch.job import run
 from dray.jobs.batch.preflight import check
 from dray.jobs.cluster.plan import cluster_nodes, make_plan
 from dray.jobs.storage.folder import PRECISION, output_folder
-from dray.jobs.verify import verify
+from dray.jobs.verification.verify import verify
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.precision import processor_has_bfloat16
 

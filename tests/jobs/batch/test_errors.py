@@ -5,7 +5,7 @@ from ray.data._internal.util import _annotate_exception_with_retry_context
 from ray.exceptions import RayTaskError
 
 from dray.jobs.batch.job import _cause
-from dray.pipelines.transient import StorageError
+from dray.pipelines.errors import StorageError
 
 
 def test_the_sentence_of_dray_itself_is_found_in_what_ray_makes_of_it():

@@ -16,7 +16,7 @@ from support.loading import load_phases, task_of
 
 from dray.jobs.batch.job import run
 from dray.jobs.online.app import make_app
-from dray.jobs.verify import verify
+from dray.jobs.verification.verify import verify
 from dray.pipelines.batching.parts import Limits
 from dray.pipelines.config import parse_config
 from dray.pipelines.engine.block import predict

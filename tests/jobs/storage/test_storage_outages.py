@@ -14,8 +14,9 @@ from support.faulty import faulty_s3
 from support.faulty_folder import folder_behind, operations, use
 
 from dray.jobs.storage.folder import Folder
-from dray.jobs.storage.s3 import StorageError, is_transient
 from dray.pipelines import transient
+from dray.pipelines.errors import StorageError
+from dray.pipelines.transient import is_transient
 
 NAMES = {
     "slow_down": "SlowDown: Please reduce|503: Service Unavailable",

@@ -5,7 +5,7 @@ from support import builders, drilling
 from support.jobs import rows_of, write_texts
 
 from dray.jobs.batch.job import run
-from dray.jobs.tune import CopyLayout, TuningResult, chosen, tune
+from dray.jobs.batch.tune import CopyLayout, TuningResult, chosen, tune
 from dray.pipelines.batching.parts import Limits
 from dray.pipelines.batching.tuning import Bucket, Trial
 from dray.pipelines.config import parse_config
@@ -60,7 +60,7 @@ def test_what_is_found_is_used(ray_session, tmp_path):
 
 @pytest.mark.slow
 def test_a_model_that_refuses_every_row_is_told(ray_session, tmp_path, monkeypatch):
-    monkeypatch.setattr("dray.jobs.tune.LAYOUT_SECONDS", 0.2)
+    monkeypatch.setattr("dray.jobs.batch.tune.LAYOUT_SECONDS", 0.2)
     model = drilling.trouble_model(tmp_path / "model", fitting=0)
     write_texts(tmp_path / "in", builders.texts(20), 1)
     raw = {
