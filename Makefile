@@ -5,7 +5,7 @@ BIN := .venv/bin
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo examples test check conformance drill slow fuzz bench lock clean
+.PHONY: demo examples test check conformance drill slow fuzz bench lock docs clean
 
 demo: .venv/ready
 	$(BIN)/python -m jobs.run configs/demo.yaml --fresh
@@ -43,7 +43,7 @@ slow: .venv/ready
 fuzz: .venv/ready
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests:. $(BIN)/python -m support.fuzz
 
-# dray beside other tools, and its own costs: written to tests/benchmarks/RESULTS.md. Takes hours.
+# dray beside other tools, and its own costs: written to docs/results.md. Takes hours.
 bench: .venv/ready build/bench/ready
 	PYTHONPATH=tests:.:build/bench $(BIN)/python tests/benchmarks/bench.py
 
@@ -72,3 +72,14 @@ lock:
 
 clean:
 	rm -rf .venv output build dist *.egg-info
+
+# The documentation as a site, in build/site. The config reference is made from the schema; a broken link is an error.
+docs: .venv/ready build/docs-env/ready
+	$(BIN)/python docs/reference/generate.py
+	build/docs-env/bin/mkdocs build --quiet --strict --site-dir build/site
+
+# An environment of its own: what builds the pages is not what dray needs.
+build/docs-env/ready: Makefile
+	$(PYTHON) -m venv build/docs-env
+	build/docs-env/bin/python -m pip install --quiet --disable-pip-version-check mkdocs-material==9.8.2
+	touch $@

@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     started = time.time()
     parsed = _parser().parse_args(arguments, argparse.Namespace(started=started))
+    _warn_of_versions()
     try:
         command = importlib.import_module(f"dray.jobs.{parsed.module}")
         code: int = getattr(command, parsed.call)(parsed)
@@ -35,6 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ndray: interrupted; the same command continues", file=sys.stderr)
         return 1
     return code
+
+
+def _warn_of_versions() -> None:
+    """A line on stderr for each library in a version that nobody has tried."""
+    from dray.jobs.versions import untested
+
+    for sentence in untested():
+        print(f"dray: {sentence}; it may work all the same", file=sys.stderr)
 
 
 class _Version(argparse.Action):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 import dray
 
 PACKAGES = ("ray", "torch", "transformers", "pyarrow")
+TESTED = {"ray": ("2.59", "2.61"), "transformers": ("5.17", "5.25")}  # from and below; pyproject.toml has the same
 
 
 def versions() -> dict[str, str]:
@@ -19,3 +21,13 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def untested() -> Iterator[str]:
+    """A sentence for each installed package whose version is outside of the range that dray was tested with."""
+    from packaging.version import Version
+
+    installed = versions()
+    for name, (first, last) in TESTED.items():
+        if name in installed and not Version(first) <= Version(installed[name]) < Version(last):
+            yield f"{name} {installed[name]} is outside of the range that dray is tested with, >={first},<{last}"

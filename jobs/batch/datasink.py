@@ -22,7 +22,7 @@ from ray.data.datasource import BlockBasedFileDatasink, WriteResult
 from dray.jobs.columns import ERROR, ERRORS, ID, KEEP, KEY, POSITION, PREDICTION, SOURCE
 from dray.jobs.outputs.commits import DATA, is_committed, task_of
 from dray.jobs.outputs.lease import refuse_other
-from dray.jobs.outputs.rows_in_files import as_json, count_rows
+from dray.jobs.outputs.rows_in_files import as_json, count_rows, with_versions
 from dray.jobs.storage.folder import Folder
 from dray.pipelines.config import OutputConfig
 from dray.pipelines.media import subtitles
@@ -141,7 +141,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
     def _encoded(self, table: pa.Table) -> bytes | pa.Buffer:
         if self._config.format == "parquet":
             buffer = pa.BufferOutputStream()
-            pq.write_table(table, buffer)
+            pq.write_table(with_versions(table), buffer)
             return buffer.getvalue()
         lines = [json.dumps(as_json(row), ensure_ascii=False, default=str, allow_nan=False) for row in table.to_pylist()]
         return "".join(line + "\n" for line in lines).encode()

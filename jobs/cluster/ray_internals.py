@@ -91,8 +91,10 @@ def cluster_address(given: str | None) -> str | None:
 
 def host_and_port(address: str) -> tuple[str, int]:
     """The parts of "host:port", also where the host is an IPv6 address in brackets. Raises ValueError where it is none."""
-    host, port = parse_address(address)
-    return host, int(port)
+    parts = parse_address(address)
+    if parts is None or not parts[1].isdecimal():
+        raise ValueError(f"{address} is not an address like 127.0.0.1:6379")
+    return parts[0], int(parts[1])
 
 
 def serve_controller() -> object | None:

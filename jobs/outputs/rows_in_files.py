@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dray.jobs.versions import versions
+
+VERSIONS = b"dray.versions"  # key of a Parquet file's metadata
 COUNTED_BYTES = 16 << 20  # read at a time
 
 
@@ -31,3 +35,18 @@ def as_json(value: object) -> object:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def with_versions(table: pa.Table) -> pa.Table:
+    """The table, saying in its metadata which versions have made it; Parquet keeps that."""
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), VERSIONS: json.dumps(versions())})
+
+
+def versions_in(path: str, filesystem: pa.fs.FileSystem) -> dict[str, str]:
+    """Name -> version of what has made a file of the output; empty where the file does not say."""
+    if not path.endswith(".parquet"):
+        return {}
+    with filesystem.open_input_file(path) as file:
+        metadata = pq.read_metadata(file).metadata or {}
+    found: dict[str, str] = json.loads(metadata.get(VERSIONS, b"{}"))
+    return found

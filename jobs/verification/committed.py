@@ -19,6 +19,7 @@ from dray.jobs.inputs.dataset import Input
 from dray.jobs.inputs.inventory import Inventory
 from dray.jobs.keys import KeySet, first_key
 from dray.jobs.outputs.commits import CHECKPOINT, TaskFiles
+from dray.jobs.outputs.rows_in_files import versions_in
 from dray.jobs.storage.folder import Folder
 from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import reason
@@ -82,6 +83,7 @@ class WriteTask:
         paths: its file of each status.
         counts: rows in those.
         ids: a hash for each row's id.
+        versions: of transformers, one for each file that says which one made it.
         problems: a sentence for each.
     """
 
@@ -92,6 +94,7 @@ class WriteTask:
     paths: dict[str, str] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     ids: list[int] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -123,6 +126,8 @@ def _looked_through(job: VerifiedJob, task: WriteTask, status: str, path: str) -
         OSError, ArrowException: the file cannot be read.
     """
     rows = read_rows(job, path, status, [ID, SOURCE, *([POSITION] if status == "failed" else [])])
+    made_with = versions_in(path, job.output.arrow())
+    task.versions += [made_with["transformers"]] if "transformers" in made_with else []
     task.counts[status] = len(rows)
     task.ids += [hash(repr(row[ID])) for row in rows]
     if status == "failed":

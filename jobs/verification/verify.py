@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from dray.jobs.outputs.retry import BEGUN, RETRIED
 from dray.jobs.storage.folder import PRECISION, Folder
 from dray.jobs.verification.committed import VerifiedJob, WriteTask, checked, counted, few, is_hidden, named
 from dray.jobs.verification.sample import sampled
+from dray.jobs.versions import versions
 from dray.pipelines.config import JobConfig
 from dray.pipelines.models.loading import load_phases
 
@@ -83,8 +85,8 @@ def verify(config: JobConfig, sample: int = 20, seed: int = 0, tolerance: float 
 
 def _interrupted(output: Folder) -> set[str]:
     """Write tasks that an interrupted retry was about to change."""
-    first_piece = [path for path in (output / RETRIED).files() if path.endswith(BEGUN)]
-    return {name for path in first_piece for name in pq.read_table(path, filesystem=output.arrow())["task"].to_pylist()}
+    begun = [path for path in (output / RETRIED).files() if path.endswith(BEGUN)]
+    return {name for path in begun for name in pq.read_table(path, filesystem=output.arrow())["task"].to_pylist()}
 
 
 def _strange(job: VerifiedJob, files: TaskFiles, unfinished: set[str]) -> list[str]:
@@ -124,8 +126,16 @@ def _balance(job: VerifiedJob, done: Sequence[WriteTask]) -> Verification:
         rows.append(("gone", f"{gone:,} finished rows are of files that are no longer in the input, or not as they were"))
     paths = sum(len(task.paths) for task in done)
     rows += [("balance", balance), ("files", f"{paths:,} read, of {counted(len(done), 'write task')}")]
-    rows.append(("ids", _ids(job, done)))
+    rows += [("ids", _ids(job, done)), ("versions", _versions(done))]
     return Verification(rows, problems)
+
+
+def _versions(done: Sequence[WriteTask]) -> str:
+    """Which versions of transformers made the files, and with which one they are compared."""
+    made = Counter(version for task in done for version in task.versions)
+    known = ", ".join(f"{version} ({counted(count, 'file')})" for version, count in sorted(made.items()))
+    here = versions().get("transformers", "unknown")
+    return f"transformers {known or 'unknown: files of JSON lines do not say'}; compared with {here}"
 
 
 def _ids(job: VerifiedJob, done: Sequence[WriteTask]) -> str:

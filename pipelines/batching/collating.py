@@ -1,4 +1,4 @@
-"""Model inputs of several rows as one, and its output as one for each row."""
+"""Joins the model inputs of several rows to one batch, and splits the model's output into one output per part."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def plain(inputs: Any) -> dict[str, Any]:  # noqa: ANN401  # a BatchEncoding, BatchFeature or dict
-    """Model inputs as a dict, without the tokenizer's own objects, which are slow to send."""
+    """Model inputs as a dict, without the tokenizer's own objects, which are slow to send between processes."""
     return {key: [_light(one) for one in value] if isinstance(value, list) else value for key, value in inputs.items()}
 
 
@@ -27,14 +27,14 @@ def _light(value: object) -> object:
 
 
 def elements(inputs: Mapping[str, object]) -> int:
-    """Elements of the largest tensor; the masks beside it are no larger."""
+    """The number of elements of the largest tensor."""
     import torch
 
     return max((value.numel() for value in inputs.values() if isinstance(value, torch.Tensor)), default=1)
 
 
 def cast(inputs: dict[str, object], dtype: torch.dtype) -> dict[str, object]:
-    """Floating-point inputs in the weights' dtype, which the meta model may not have known."""
+    """The inputs with floating-point tensors in `dtype`, that of the weights; a model on the meta device may have another."""
     import torch
 
     return {
@@ -44,23 +44,23 @@ def cast(inputs: dict[str, object], dtype: torch.dtype) -> dict[str, object]:
 
 
 def collate(pipe: Pipeline, parts: Sequence[Part]) -> Inputs:
-    """The parts as one model input, padded by transformers' own rules; a single part stays as it is."""
+    """The padded batch of the parts, made by transformers' own rules; a single part is not changed."""
     if len(parts) == 1:
         return dict(parts[0].inputs)
     from transformers.pipelines.base import pad_collate_fn
 
     extractor = pipe.feature_extractor if pipe.feature_extractor is not None else pipe.image_processor
     if extractor is not None and continues_prompts(pipe):
-        # Prompts are padded on the left, and what a feature extractor makes of media is not padded at all.
+        # Prompts are padded on the left. A feature extractor's inputs are not padded.
         extractor = SimpleNamespace(padding_value=getattr(extractor, "padding_value", None), padding_side=None)
     padded: Inputs = pad_collate_fn(pipe.tokenizer, extractor)([part.inputs for part in parts])
     return padded
 
 
 def split(outputs: object, count: int, was_collated: bool = False) -> list[Output]:
-    """A batched output as `count` outputs of batch dimension 1, as transformers' PipelineIterator unrolls it.
+    """The output of a batch as `count` outputs of batch dimension 1, split as in transformers' PipelineIterator.
 
-    `was_collated`: so was a single part, and what is no tensor in it is in a list.
+    `was_collated`: the inputs of a single part were collated too, so that its output is split like that of several.
     """
     if count == 1 and not was_collated and not (isinstance(outputs, dict) and any(name in outputs for name in CACHES)):
         return [outputs]
@@ -69,7 +69,7 @@ def split(outputs: object, count: int, was_collated: bool = False) -> list[Outpu
     kept = [key for key in outputs if key not in CACHES]
     if count == 1 and not was_collated:
         return [type(outputs)({key: outputs[key] for key in kept})]
-    # The class stays, for postprocessing may ask a ModelOutput for its first field.
+    # The class is kept: postprocessing may read the first field of a ModelOutput.
     return [type(outputs)({key: _row(outputs[key], index) for key in kept}) for index in range(count)]
 
 

@@ -1,4 +1,4 @@
-"""Parts of different items in one batch: packed by length, collated, split again, halved around a bad one."""
+"""Packs parts of different items into batches by length, and finds the part that makes a batch fail."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dray.pipelines.errors import FaultError, is_own_fault
 if TYPE_CHECKING:
     pass
 
-FULL = 0.95  # of what a batch computes is data, in one that need not wait for better company
+FULL = 0.95  # share of data, not padding, in a batch that need not wait for parts of more similar length
 
 
 def pack(parts: Sequence[Part], limits: Limits) -> list[list[int]]:
     """Batches as lists of positions in `parts`: longest first, each of similar lengths and within `limits`.
 
-    Within a budget of elements, batches end where padding and the number of batches together cost least; of a fixed number of
-    parts they are always full.
+    With a budget of elements, the batches are those with the least cost of padding and number of batches together. With a
+    fixed number of parts, all but the last are full.
     """
     groups: dict[Hashable, list[int]] = {}
     for index, part in enumerate(parts):
@@ -39,7 +39,7 @@ def pack(parts: Sequence[Part], limits: Limits) -> list[list[int]]:
 
 
 def _full(capacities: Sequence[int]) -> list[int]:
-    """Where batches end that are as large as the room of their first part."""
+    """The ends of the batches, if each holds as many parts as the capacity of its first part."""
     ends = [0]
     while ends[-1] < len(capacities):
         ends.append(min(len(capacities), ends[-1] + capacities[ends[-1]]))
@@ -47,12 +47,12 @@ def _full(capacities: Sequence[int]) -> list[int]:
 
 
 def _cheapest(spaces: Sequence[int], capacities: Sequence[int], overhead: float) -> list[int]:
-    """Where batches end such that they cost least in all, by dynamic programming over where each begins.
+    """The ends of the batches with the least total cost, by dynamic programming over the starts of batches.
 
     Args:
-        spaces: elements of the parts, falling.
-        capacities: parts that a batch may hold that begins there.
-        overhead: of a batch, as of Limits.
+        spaces: elements of the parts, in falling order.
+        capacities: how many parts a batch may hold that starts at this part.
+        overhead: as in Limits.
     """
     count = len(spaces)
     cost, begin = np.full(count + 1, np.inf), np.zeros(count + 1, np.int64)
@@ -60,10 +60,10 @@ def _cheapest(spaces: Sequence[int], capacities: Sequence[int], overhead: float)
     sizes = np.arange(1, max(capacities) + 1)
     for start, (space, capacity) in enumerate(zip(spaces, capacities, strict=True)):
         last = min(count, start + capacity)
-        found = cost[start] + space * (overhead * capacity + sizes[: last - start])
-        known = cost[start + 1 : last + 1]
-        better = found < known
-        known[better] = found[better]
+        candidates = cost[start] + space * (overhead * capacity + sizes[: last - start])
+        lowest = cost[start + 1 : last + 1]
+        better = candidates < lowest
+        lowest[better] = candidates[better]
         begin[start + 1 : last + 1][better] = start
     ends = [count]
     while begin[ends[-1]]:
@@ -72,9 +72,9 @@ def _cheapest(spaces: Sequence[int], capacities: Sequence[int], overhead: float)
 
 
 def full_batches(parts: Sequence[Part], limits: Limits) -> set[int]:
-    """The positions in `parts` of those that fill batches with little padding; at least of one batch.
+    """The positions in `parts` of the parts that fill batches with little padding; at least one batch.
 
-    The others are better kept until more parts are there, of which some may be as long.
+    The others should wait for more parts of similar length.
     """
     batches = pack(parts, limits)
 
@@ -95,18 +95,18 @@ def bisect(
     failed: Callable[[int, Exception], None],
     out_of_memory: Callable[[Sequence[int]], None],
 ) -> None:
-    """Runs a batch; where that raises, runs its halves, until each culprit is alone and is given to `failed`.
+    """Runs a batch; if that raises, runs its halves, until each part that raises is alone. Calls `failed` with that part.
 
-    Takes at most 2 k log2(n) + 1 runs for k culprits among n. `out_of_memory` is called with batches that did not fit.
+    Takes at most 2 k log2(n) + 1 runs if k of n parts raise. Calls `out_of_memory` with each batch that did not fit.
 
     Raises:
-        FaultError: dray's own code has raised, which is no row's fault.
+        FaultError: dray's own code raised, so that no row is to blame.
     """
     did_not_fit = False
     try:
         run(batch)
         return
-    except Exception as error:  # a model raises whatever it likes
+    except Exception as error:  # models raise different errors
         did_not_fit = is_out_of_memory(error)
         if not did_not_fit and is_own_fault(error):
             raise FaultError.of(error) from error
@@ -122,7 +122,7 @@ def bisect(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error means that a smaller batch may work."""
+    """Whether the error is out of memory, so that a smaller batch may work."""
     import torch
 
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
@@ -136,7 +136,7 @@ def is_lasting(error: BaseException) -> bool:
 
 
 def free_cached_memory() -> None:
-    """Gives back to the accelerator what torch keeps for later, which may be in pieces too small for anything."""
+    """Frees the accelerator memory that torch caches, which may be too fragmented to be used."""
     import torch
 
     if torch.accelerator.is_available():

@@ -1,4 +1,4 @@
-"""Which model inputs may share a batch without changing each other's results, and cutting padding off again."""
+"""Decides which model inputs may share a batch without changing each other's results, and cuts padding off outputs."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ Inputs = Mapping[str, Any]
 
 
 class Sharing(enum.Enum):
-    """A group of its own for each part."""
+    """The group of parts that share a batch with no other part."""
 
     ALONE = "alone"
 
 
 def nothing(pipe: Pipeline, inputs: Inputs, forward_params: Inputs) -> Hashable:
-    """Every part is a batch: the pipeline cannot batch the task, or padding would change its results."""
+    """ALONE: each part is a batch, because the pipeline cannot batch the task, or padding would change its results."""
     return Sharing.ALONE
 
 
 def equal_shapes(pipe: Pipeline, inputs: Inputs, forward_params: Inputs) -> Hashable:
-    """Parts whose tensors have equal shapes share batches."""
+    """The group of the parts whose tensors have equal shapes."""
     return tuple((name, _shape(value)[1:]) for name, value in sorted(inputs.items()))
 
 
 def equal_but_for_padding(pipe: Pipeline, inputs: Inputs, forward_params: Inputs) -> Hashable:
-    """Sequences may differ in length if a mask tells the model what is padding; all else is of equal shape."""
+    """The group of the parts whose tensors have equal shapes, apart from the sequence length if there is a mask for padding."""
     length = _shape(inputs.get("attention_mask"))[1:2]
-    # Who pads on the left without continuing prompts counts positions from the padding on.
+    # A model that pads on the left and does not continue prompts counts positions from the padding on.
     is_shifted = pipe.tokenizer is not None and pipe.tokenizer.padding_side == "left" and not continues_prompts(pipe)
     if not length or is_shifted or (continues_prompts(pipe) and depends_on_prompt(pipe, forward_params)):
         return equal_shapes(pipe, inputs, forward_params)
@@ -45,7 +45,7 @@ def equal_but_for_padding(pipe: Pipeline, inputs: Inputs, forward_params: Inputs
 
 
 def same_texts(pipe: Pipeline, inputs: Inputs, forward_params: Inputs) -> Hashable:
-    """Zero-shot pipelines give a whole batch the candidate labels of its first item."""
+    """The group of the parts with equal shapes and labels: zero-shot pipelines use the first item's labels for a whole batch."""
     return equal_shapes(pipe, inputs, forward_params), inputs["text_inputs"][0]["input_ids"].numpy().tobytes()
 
 
@@ -54,7 +54,7 @@ def _shape(value: object) -> tuple[int, ...]:
 
 
 def trim_tokens(*names: str) -> Callable[[Pipeline, Inputs, dict[str, Any], Inputs], dict[str, Any]]:
-    """Cuts the outputs of these names, (1, tokens, ...), to the item's own tokens; without names, the first output."""
+    """A function that cuts the named outputs, (1, tokens, ...), to the part's own tokens; without names, the first output."""
 
     def trim(pipe: Pipeline, inputs: Inputs, output: dict[str, Any], forward_params: Inputs) -> dict[str, Any]:
         length = _shape(inputs.get("input_ids"))[1:2]

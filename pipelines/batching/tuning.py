@@ -1,4 +1,4 @@
-"""How many padded elements a batch should hold: the knee of throughput, found by running the data's own parts."""
+"""Finds how many padded elements a batch should hold: the knee of throughput in trials with parts of the data."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from dray.pipelines.batching.packing import free_cached_memory, is_out_of_memory
 from dray.pipelines.batching.padding import Sharing
 from dray.pipelines.batching.parts import Limits, Part
 
-ENOUGH = 0.96  # of the best throughput: the smallest batch that gives as much is taken
-PATIENCE = 2  # doublings that gain nothing, after which no more are tried
-LEAST_SHARE = 0.05  # of all elements; lengths with fewer take the batch of the next longer ones
+ENOUGH = 0.96  # of the best throughput: the smallest batch that reaches it is chosen
+PATIENCE = 2  # doublings without a gain after which the trials stop
+LEAST_SHARE = 0.05  # of all elements; a bucket with fewer is joined to that of the next longer parts
 MOST_PARTS = 1024  # in a batch
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A batch that was tried: its parts and padded elements, real elements per second, and seconds; 0 where it did not fit."""
+    """A batch that was tried: its parts and padded elements; real elements per second, and seconds, both 0 if it did not fit."""
 
     parts: int
     elements: int
@@ -33,9 +33,9 @@ class Bucket:
     """Parts of similar lengths.
 
     Attributes:
-        longest: elements of the longest part that belongs here.
-        elements: padded elements that a batch of them should hold.
-        trials: how that was found, in the order of the trials.
+        longest: elements of its longest part.
+        elements: padded elements that a batch of these parts should hold.
+        trials: the trials, in order.
     """
 
     longest: int
@@ -44,15 +44,15 @@ class Bucket:
 
 
 def knee(trials: Sequence[Trial]) -> Trial:
-    """The smallest batch with nearly the best throughput. There must be one that fitted."""
+    """The trial of the smallest batch with nearly the best throughput. At least one trial must have fitted."""
     best = max(trial.rate for trial in trials)
     return min((trial for trial in trials if trial.rate >= ENOUGH * best), key=lambda trial: trial.elements)
 
 
 def overhead(trials: Sequence[Trial]) -> float | None:
-    """What a batch costs however little is in it, as a share of what the elements of the best one cost: 0 to 1.
+    """The fixed cost of a batch as a share of the cost of the elements of the best batch, 0 to 1; None after one trial.
 
-    Seconds are taken to be a constant and a multiple of the elements. None where one trial is all there is to go by.
+    It assumes seconds = constant + factor * elements.
     """
     first, best = trials[0], knee(trials)
     if best.elements <= first.elements or not first.seconds:
@@ -62,37 +62,37 @@ def overhead(trials: Sequence[Trial]) -> float | None:
 
 
 def tune(parts: Sequence[Part], run: Callable[[list[Part]], float], seconds: float) -> list[Bucket]:
-    """Tries batches of growing size, the longest parts first.
+    """Tries batches of growing size, the longest parts first, and returns the best sizes.
 
     Args:
-        parts: of the data. Those that share no batch are left out.
-        run: runs the model on a batch and returns the seconds that took; raises where it does not fit.
-        seconds: after which no further batch is tried; lengths that are not done by then get no answer.
+        parts: of the data; the largest group is tried, apart from parts that share no batch.
+        run: runs the model on a batch and returns the seconds it took; raises if the batch does not fit.
+        seconds: after this time no further batch is tried; lengths that are not done get no bucket.
 
     Returns:
-        Buckets of falling length; none where no parts share a batch.
+        Buckets in the order of falling length; none if no parts share a batch.
 
     Raises:
-        Exception: of `run`, other than out of memory.
+        Exception: an error of `run`, other than out of memory.
     """
     deadline = time.monotonic() + seconds
     groups = Counter(part.group for part in parts if part.group is not Sharing.ALONE)
     if not groups:
         return []
     ((group, _),) = groups.most_common(1)
-    found: list[Bucket] = []
-    capacity = 1 << 62  # what did not fit once is not tried again with shorter parts
+    buckets: list[Bucket] = []
+    capacity = 1 << 62  # elements; a batch that did not fit is not tried again with shorter parts
     for bucket in by_length([part for part in parts if part.group == group]):
         trials, capacity = _tried(bucket, run, capacity, deadline)
         if time.monotonic() > deadline:  # larger batches might have been better
             break
         if any(trial.rate for trial in trials):
-            found.append(Bucket(bucket[0].cost, knee(trials).elements, tuple(trials)))
-    return found
+            buckets.append(Bucket(bucket[0].cost, knee(trials).elements, tuple(trials)))
+    return buckets
 
 
 def by_length(parts: Sequence[Part]) -> list[list[Part]]:
-    """Parts of falling length, cut where it has halved; few parts go with the next longer ones."""
+    """The parts in buckets of falling length. A new bucket starts where the length has halved, if the last one is not small."""
     least = LEAST_SHARE * sum(part.cost for part in parts)
     buckets: list[list[Part]] = []
     held = 0
@@ -109,7 +109,7 @@ def by_length(parts: Sequence[Part]) -> list[list[Part]]:
 
 
 def limits(buckets: Sequence[Bucket], otherwise: Limits) -> Limits:
-    """The batch limits that were found, or those `otherwise` where nothing was."""
+    """The batch limits from these buckets; `otherwise` if there are none."""
     if not buckets:
         return otherwise
     largest = max(bucket.elements for bucket in buckets)
@@ -121,9 +121,9 @@ def limits(buckets: Sequence[Bucket], otherwise: Limits) -> Limits:
 def _tried(
     bucket: Sequence[Part], run: Callable[[list[Part]], float], capacity: int, deadline: float
 ) -> tuple[list[Trial], int]:
-    """Trials of batches of 1, 2, 4 ... parts, until that gains nothing, fails or takes too long; and what still fits.
+    """(trials, new capacity): batches of 1, 2, 4 ... parts, until there is no gain, one does not fit, or time is up.
 
-    Each batch is run twice, and the faster run counts.
+    Each batch is run twice, and the faster run counts. `capacity` is in elements.
     """
     trials: list[Trial] = []
     size, idle, best = 1, 0, 0.0

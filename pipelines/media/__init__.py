@@ -1,1 +1,1 @@
-"""Audio, images, video and tables: from the value in a cell to what a pipeline takes."""
+"""Audio, images, video and tables: makes pipeline arguments of the values of cells."""

@@ -1,4 +1,4 @@
-"""What clients of a service may send as media: bytes, base64, or URLs that were allowed; never a path of this machine."""
+"""The media that clients of a service may send: bytes, base64, or allowed URLs; never a path on this machine."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True)
 class Admission:
-    """What is let in.
+    """The rules for clients' media.
 
     Attributes:
         urls: prefixes of the URLs that clients may name, with scheme and host: "https://media.example.org/public/".
-        max_bytes: of a medium.
+        max_bytes: the largest medium that is accepted.
     """
 
     urls: tuple[str, ...] = ()
@@ -35,14 +35,14 @@ class Admission:
     _prefixes: tuple[SplitResult, ...] = field(init=False, repr=False, default=())
 
     def __post_init__(self) -> None:
-        """Takes the prefixes apart."""
+        """Parses the prefixes."""
         object.__setattr__(self, "_prefixes", tuple(urlsplit(url) for url in self.urls))
 
     async def medium(self, value: object) -> bytes:
-        """The bytes of what a client has sent, or named, as a medium.
+        """The bytes of a medium that a client sent, or named by a URL.
 
         Raises:
-            RequestError: 413 for one that is too large; 422 for what is no base64 and no allowed URL, or cannot be fetched.
+            RequestError: 413 if it is too large; 422 if it is neither base64 nor an allowed URL, or cannot be fetched.
         """
         if isinstance(value, (bytes, bytearray, memoryview)):
             return self._bounded(bytes(value))
@@ -50,7 +50,7 @@ class Admission:
             raise RequestError(f"expected media as base64 or a URL, got {_kind(value)}")
         if "://" in value[:16]:
             return await self.fetched(value)
-        if len(value) > (self.max_bytes + 2) // 3 * 4 + 100:  # 100 for what a data URL begins with
+        if len(value) > (self.max_bytes + 2) // 3 * 4 + 100:  # 100 for the beginning of a data URL
             raise self._too_large()
         return self._bounded(_decoded(value))
 
@@ -63,7 +63,7 @@ class Admission:
         return RequestError(f"the medium is larger than {self.max_bytes} bytes", 413)
 
     async def fetched(self, url: str) -> bytes:
-        """What an allowed URL holds, redirects followed as far as they are allowed. Raises RequestError as `medium` does."""
+        """The content of an allowed URL. Follows redirects to allowed URLs. Raises RequestError as `medium` does."""
         try:
             timeout, connector = aiohttp.ClientTimeout(FETCH_S), aiohttp.TCPConnector(resolver=_Public(self._hosts()))
             async with aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False) as session:
@@ -89,27 +89,27 @@ class Admission:
         return bytes(content)
 
     def _refuse_other(self, url: str) -> None:
-        """Raises RequestError for a URL that none of the prefixes allows."""
-        asked = urlsplit(url)
-        if asked.scheme not in PORTS or not asked.hostname or asked.username is not None:
+        """Raises RequestError for a URL that no prefix allows."""
+        split = urlsplit(url)
+        if split.scheme not in PORTS or not split.hostname or split.username is not None:
             raise RequestError("media may be sent as bytes, base64, or http and https URLs that the service allows")
-        if not any(_is_under(asked, prefix) for prefix in self._prefixes):
-            raise RequestError(f"the service does not fetch from {asked.hostname}; send the medium itself, as bytes or base64")
+        if not any(_is_under(split, prefix) for prefix in self._prefixes):
+            raise RequestError(f"the service does not fetch from {split.hostname}; send the medium itself, as bytes or base64")
 
     def _hosts(self) -> frozenset[str]:
-        """Hosts that the prefixes give by address: whoever wrote those meant just these."""
+        """The IP addresses in the prefixes; these may be private."""
         return frozenset(prefix.hostname for prefix in self._prefixes if prefix.hostname and _address(prefix.hostname))
 
 
 class _Public(AbstractResolver):
-    """Names resolve to public addresses or not at all: a name that is allowed must not lead into this network."""
+    """Resolves names to public addresses only: an allowed name must not lead into the private network."""
 
-    def __init__(self, meant: frozenset[str]) -> None:
-        self._resolver, self._meant = aiohttp.DefaultResolver(), meant
+    def __init__(self, allowed: frozenset[str]) -> None:
+        self._resolver, self._allowed = aiohttp.DefaultResolver(), allowed
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
-        found = await self._resolver.resolve(host, port, family)
-        public = [each for each in found if each["host"] in self._meant or ipaddress.ip_address(each["host"]).is_global]
+        results = await self._resolver.resolve(host, port, family)
+        public = [each for each in results if each["host"] in self._allowed or ipaddress.ip_address(each["host"]).is_global]
         if not public:
             raise OSError("no public address")
         return public
@@ -118,15 +118,15 @@ class _Public(AbstractResolver):
         await self._resolver.close()
 
 
-def _is_under(asked: SplitResult, prefix: SplitResult) -> bool:
-    """Whether a URL has the scheme, host and port of a prefix, and its path, by whole folders."""
-    if (asked.scheme, asked.hostname) != (prefix.scheme, prefix.hostname) or _port(asked) != _port(prefix):
+def _is_under(url: SplitResult, prefix: SplitResult) -> bool:
+    """Whether a URL has the scheme, host and port of a prefix, and its path is in the folder of the prefix."""
+    if (url.scheme, url.hostname) != (prefix.scheme, prefix.hostname) or _port(url) != _port(prefix):
         return False
-    folders = asked.path.split("/")
-    if ".." in folders or "%2e" in asked.path.lower() or "\\" in asked.path:
+    folders = url.path.split("/")
+    if ".." in folders or "%2e" in url.path.lower() or "\\" in url.path:
         return False
     root = prefix.path.rstrip("/")
-    return asked.path == root or asked.path.startswith(root + "/") or not root
+    return url.path == root or url.path.startswith(root + "/") or not root
 
 
 def _port(url: SplitResult) -> int | None:

@@ -1,4 +1,4 @@
-"""Recordings as streams: encoded audio and arrays in, mono audio at the wanted rate out. Pictures."""
+"""Decodes recordings, as streams of mono audio at the rate that the model needs, and pictures."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BLOCK_SECONDS = 10  # decoded at a time
-BLOCK_SAMPLES = 1 << 22  # and at most so many, all channels together, 16 MiB
+BLOCK_SAMPLES = 1 << 22  # the most that are decoded at a time, over all channels: 16 MiB
 MAX_RATE = 10_000_000  # Hz
-UNKNOWN = 1 << 62  # frames, which libsndfile says of streams that do not say how long they are
+UNKNOWN = 1 << 62  # the least number of frames that libsndfile gives for a stream of unknown length
 BYTES_PER_PIXEL = 4  # of Pillow's RGB in memory
-MAX_ASPECT = 1000  # image processors that fix the shorter side make the longer one as many times as long
+MAX_ASPECT = 1000  # longer side / shorter side; an image processor that fixes the shorter side would need too much memory
 
 
 def audio(cell: object, options: MediaOptions) -> Iterator[Samples]:
-    """The audio of a cell as mono blocks of about BLOCK_SECONDS at the source's rate, decoded as they are asked for.
+    """Yields the audio of a cell as mono float32 blocks of about BLOCK_SECONDS at `options.rate` Hz, decoded when needed.
 
     Args:
-        cell: what `cells.opened` takes, or a struct of `array` (mono or (channels, samples)) and `sampling_rate` (Hz).
-        options: the rate wanted, and where media may come from.
+        cell: what `opening.opened` takes, or a struct of `array` (mono or (channels, samples)) and `sampling_rate` (Hz).
+        options: the rate, the limits, and where media may come from.
 
     Yields:
-        Blocks of a few times BLOCK_SAMPLES samples at most, whatever rate and channels a file claims to have.
+        Blocks of at most a few times BLOCK_SAMPLES samples, whatever rate and channels a file claims to have.
 
     Raises:
         ValueError: the cell holds no audio, or audio that cannot be decoded.
-        LimitError: there is more of it than the source's `max_seconds`.
+        LimitError: the recording is longer than `options.max_seconds`.
         OSError: there is no such file.
         RowError: its URL cannot be fetched.
     """
@@ -70,10 +70,10 @@ def _refuse_longer(seconds: float, options: MediaOptions) -> None:
 
 
 def whole(cell: object, options: MediaOptions) -> Samples:
-    """The audio of a cell at once, as `audio` gives it.
+    """The audio of a cell as one array, mono float32 (samples,) at `options.rate` Hz.
 
     Raises:
-        ValueError: it holds no samples, or decoded more bytes than the source's `max_bytes`; or as with `audio`.
+        ValueError: it holds no samples, or is larger than `options.max_bytes` when decoded; or as in `audio`.
     """
     blocks, size = [np.empty(0, np.float32)], 0
     for block in audio(cell, options):
@@ -91,7 +91,7 @@ def whole(cell: object, options: MediaOptions) -> Samples:
 
 
 def resampled(blocks: Iterable[Samples], rate_in: object, rate_out: int) -> Iterator[Samples]:
-    """`blocks` at `rate_in` Hz as blocks at `rate_out` Hz; the same samples however the stream is cut."""
+    """Yields `blocks` at `rate_in` Hz as blocks at `rate_out` Hz. How the stream is cut does not change the samples."""
     rate = _rate(rate_in)
     if rate == rate_out:
         yield from blocks
@@ -107,14 +107,14 @@ def resampled(blocks: Iterable[Samples], rate_in: object, rate_out: int) -> Iter
 
 
 def _rate(value: object) -> int:
-    """A sampling rate as a whole number of Hz."""
+    """The sampling rate as a whole number of Hz. Raises ValueError."""
     if not isinstance(value, (int, float, np.number)) or not 1 <= value <= MAX_RATE:
         raise ValueError(f"the sampling rate must be a number of Hz from 1 to {MAX_RATE}, got {value!r}")
     return int(value)
 
 
 def _sound_file(file: IO[bytes]) -> soundfile.SoundFile | None:
-    """The file as libsndfile reads it, or None where libsndfile does not know the format."""
+    """The file opened with libsndfile; None if libsndfile does not know the format."""
     import soundfile
 
     try:
@@ -135,11 +135,11 @@ def _blocks(sound: soundfile.SoundFile) -> Iterator[Samples]:
 
 
 def _containers_audio(file: IO[bytes], rate: int) -> Iterator[Samples]:
-    """Audio of what PyAV opens: m4a, mp4, webm, mkv ..."""
+    """The audio of files that PyAV opens: m4a, mp4, webm, mkv ..."""
     import av
 
     try:
-        # A playlist must not open files of this machine. Tags need not be UTF-8.
+        # A playlist must not open files on this machine. Tags may be in another encoding than UTF-8.
         with av.open(file, options={"protocol_whitelist": "none"}, metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise ValueError("the file holds no audio stream")
@@ -175,7 +175,7 @@ def _mono(channels: np.ndarray) -> Samples:
         raise ValueError(f"audio must be (samples,) or (channels, samples), got shape {channels.shape}")
     if channels.dtype.kind not in "biuf":
         raise ValueError("audio given as an array must hold nothing but numbers")
-    with np.errstate(all="ignore"):  # what is beyond float32 becomes infinite, and is refused
+    with np.errstate(all="ignore"):  # values beyond float32 become infinite, and are refused below
         samples = channels if channels.ndim == 1 else channels.mean(axis=0)
         samples = np.asarray(samples / scale if scale != 1 else samples, dtype=np.float32)
     if not np.isfinite(samples).all():
@@ -187,8 +187,8 @@ def image(cell: object, options: MediaOptions) -> Image.Image:
     """A picture from encoded bytes, a path or URL, base64, or an array (height, width[, channels]) of bytes.
 
     Raises:
-        ValueError: the cell holds no image that Pillow can read, or one beyond the source's `max_bytes`.
-        LimitError: it is one beyond the source's `max_pixels`.
+        ValueError: the cell holds no image that Pillow can read, or one that is larger than `options.max_bytes`.
+        LimitError: the image has more than `options.max_pixels` pixels.
         OSError: there is no such file.
         RowError: its URL cannot be fetched.
     """
@@ -203,7 +203,7 @@ def image(cell: object, options: MediaOptions) -> Image.Image:
         return picture
     with opened(cell, options) as file:
         _refuse_long(file, options)
-        content = io.BytesIO(file.read())  # Pillow asks of files what Arrow's buffers cannot do
+        content = io.BytesIO(file.read())  # Pillow needs methods that Arrow's buffers lack
     try:
         picture = Image.open(content)
         too_large, pixels = _too_large(picture, options), picture.width * picture.height
@@ -221,7 +221,7 @@ def image(cell: object, options: MediaOptions) -> Image.Image:
 
 
 def _refuse_long(file: IO[bytes], options: MediaOptions) -> None:
-    """Raises ValueError for a file that must not be read as a whole."""
+    """Raises ValueError for a file that is larger than `options.max_bytes`."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     if size > options.max_bytes:
@@ -229,9 +229,9 @@ def _refuse_long(file: IO[bytes], options: MediaOptions) -> None:
 
 
 def _too_large(picture: Image.Image, options: MediaOptions) -> str | None:
-    """Why an image's size, as its header says it, would take too much memory; None if not."""
+    """Why an image of the size in its header would take too much memory; None if it would not."""
     tags = getattr(picture, "tag_v2", {})
-    # A TIFF's tiles are decoded whole, and may be larger than the picture that they hold.
+    # A TIFF's tiles are decoded whole, and may be larger than the picture.
     width, height = (max(size, tags.get(tag, 0)) for size, tag in zip(picture.size, (322, 323), strict=True))
     if width * height * BYTES_PER_PIXEL > options.max_bytes:
         return (

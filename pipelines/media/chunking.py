@@ -1,4 +1,4 @@
-"""Where long audio is cut: the boundaries of transformers' `chunk_iter`, for a stream whose end is not known yet."""
+"""Cuts long audio at the boundaries of transformers' `chunk_iter`, for a stream whose end is not known yet."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Window:
 
     @property
     def step(self) -> int:
-        """Samples from one chunk's start to the next one's."""
+        """Samples from the start of one chunk to the start of the next."""
         return self.length - self.left - self.right
 
     @classmethod
     def of(cls, chunk_s: float, stride_s: float | tuple[float, float] | list[float] | None, rate: int, align: int) -> Window:
-        """Seconds as samples at `rate` Hz, rounded to multiples of `align`, the samples of one output frame.
+        """A window of lengths in seconds, at `rate` Hz, rounded to multiples of `align`: the samples of one output frame.
 
-        The default stride is a sixth of the chunk on either side, as in transformers' speech pipeline.
+        The default stride is a sixth of the chunk on each side, as in transformers' speech pipeline.
 
         Raises:
-            ValueError: the strides leave no step.
+            ValueError: the strides together are as long as the chunk, or longer.
         """
         stride = chunk_s / 6 if stride_s is None else stride_s
         left_s, right_s = (stride, stride) if isinstance(stride, (int, float)) else stride
@@ -60,7 +60,7 @@ class ChunkSpan:
 
 
 def spans(total: int, window: Window) -> Iterator[ChunkSpan]:
-    """The chunks of `total` samples. A last chunk that holds nothing beyond its left overlap is left out."""
+    """Yields the chunks of `total` samples, without a last chunk that holds only its left overlap."""
     for start in range(0, total, window.step):
         stop = min(start + window.length, total)
         last = start + window.length >= total
@@ -72,9 +72,9 @@ def spans(total: int, window: Window) -> Iterator[ChunkSpan]:
 
 
 def chunks(blocks: Iterable[Samples], window: Window) -> Iterator[tuple[Samples, ChunkSpan]]:
-    """Cuts a stream of blocks of any length; holds one chunk and one block at a time.
+    """Yields the chunks of a stream of blocks of any length; one chunk and one block are in memory at a time.
 
-    Yields exactly the chunks of `spans(total, window)`; nothing for an empty stream.
+    They are exactly the chunks of `spans(total, window)`; none for an empty stream.
     """
     held = np.empty(0, np.float32)
     start = 0

@@ -1,4 +1,4 @@
-"""Media behind URLs: fetched several at a time ahead of their use, tried again when the network fails, bounded in size."""
+"""Fetches media from URLs: several at a time before they are used, again when the network fails, up to a maximum size."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ AHEAD = 16  # downloads at once in a worker
 ATTEMPTS, FIRST_PAUSE = 4, 0.5  # seconds; the pause doubles from attempt to attempt
 IN_MEMORY = 8 << 20  # bytes of a download that stay in memory; more goes to a temporary file
 COPIED = 1 << 20  # bytes copied at once
-STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "r2", "hf")  # that storage_options are meant for
+STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "r2", "hf")  # protocols that take storage_options
 
 T = TypeVar("T")
 
 
 def is_url(cell: object) -> bool:
-    """Whether the cell is a string that names something to fetch."""
+    """Whether the value of a cell is a URL to fetch."""
     return isinstance(cell, str) and "://" in cell[:16] and not cell.startswith("file://")
 
 
 def fetch(url: str, storage_options: Mapping[str, object], max_bytes: int) -> IO[bytes]:
-    """The content of a URL as a file that lies here.
+    """The content of a URL as a local file.
 
     Args:
-        url: anything fsspec opens.
+        url: any URL that fsspec opens.
         storage_options: for object stores, as fsspec takes them.
-        max_bytes: more than this is not fetched.
+        max_bytes: the largest content that is fetched.
 
     Raises:
-        RowError: it cannot be fetched, after ATTEMPTS attempts where another may help; or it is too large.
+        RowError: the content is too large, or cannot be fetched; errors that may be temporary are tried ATTEMPTS times.
     """
     options = dict(storage_options) if url.partition("://")[0] in STORES else {}
     pause = FIRST_PAUSE
@@ -71,7 +71,7 @@ def _copied(url: str, options: Mapping[str, object], max_bytes: int) -> IO[bytes
 
 
 def _with_status(error: BaseException) -> BaseException:
-    """The HTTP error behind fsspec's FileNotFoundError, which it makes of any status."""
+    """The HTTP error behind fsspec's FileNotFoundError, which fsspec raises for any status."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(getattr(cause, "status", None), int):
         cause = cause.__cause__
@@ -79,7 +79,7 @@ def _with_status(error: BaseException) -> BaseException:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether another attempt may succeed: not where the thing is missing, forbidden or of an unknown protocol."""
+    """Whether another attempt may succeed. It may not if the content is missing, forbidden or of an unknown protocol."""
     if status_of(error) is not None:
         return is_transient(error)
     lasting = (FileNotFoundError, PermissionError, IsADirectoryError, ValueError, ImportError, NotImplementedError)
@@ -92,7 +92,7 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def ahead(items: Iterable[T], work: Callable[[T], T]) -> Iterator[T]:
-    """`work(item)` for every item, in order; up to AHEAD of them are under way while earlier ones are used."""
+    """Yields `work(item)` for every item, in order; threads run up to AHEAD of them while earlier results are used."""
     waiting: deque[Future[T]] = deque()
     for item in items:
         waiting.append(_threads().submit(work, item))

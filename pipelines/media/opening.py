@@ -1,4 +1,4 @@
-"""A value in a cell as an open file."""
+"""Opens the value of a cell as a file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ class MediaOptions:
     """How media are read.
 
     Attributes:
-        rate: samples per second that the model wants.
+        rate: samples per second that the model takes.
         storage_options: for object stores, as fsspec takes them.
-        max_bytes: of a download, an image file, pixels, and a recording that must be in memory as a whole.
-        max_seconds: of a recording, and max_pixels: of a picture.
+        max_bytes: of a download, an image file, a decoded image, and a recording that must be in memory as a whole.
+        max_seconds: of a recording.
+        max_pixels: of a picture.
     """
 
     rate: int = 16_000
@@ -32,7 +33,7 @@ class MediaOptions:
 
 
 def url(cell: object) -> str | None:
-    """The URL that a media cell names, if it does."""
+    """The URL in the value of a media cell; None if there is none."""
     if isinstance(cell, Mapping) and cell.get("bytes") is None:
         cell = cell.get("path")
     return cell if isinstance(cell, str) and fetch.is_url(cell) else None
@@ -43,11 +44,11 @@ def opened(cell: object, options: MediaOptions) -> IO[bytes]:
 
     Args:
         cell: bytes (anything with the buffer protocol), a path, URL, data URL or base64, an open file, or a struct of
-            `bytes` and `path` as `datasets` has it.
-        options: where it may come from.
+            `bytes` and `path` as in `datasets`.
+        options: where media may come from.
 
     Raises:
-        ValueError: the cell holds nothing of the kind.
+        ValueError: the cell holds none of these.
         OSError: there is no such file.
         RowError: its URL cannot be fetched.
     """
@@ -55,7 +56,7 @@ def opened(cell: object, options: MediaOptions) -> IO[bytes]:
         return opened(cell.get("path") if cell.get("bytes") is None else cell["bytes"], options)
     if cell is None:
         raise ValueError("the cell is empty")
-    if isinstance(cell, Exception):  # what fetching it ahead has raised
+    if isinstance(cell, Exception):  # raised when its URL was fetched
         raise cell
     if isinstance(cell, str):
         return _named(cell, options)

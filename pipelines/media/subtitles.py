@@ -1,4 +1,4 @@
-"""Transcripts with timestamps as subtitle files, SubRip (srt) and WebVTT (vtt)."""
+"""Renders transcripts with timestamps as subtitle files, SubRip (srt) and WebVTT (vtt)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Cue:
 
 
 def cues(chunks: Iterable[Mapping[str, object]]) -> list[Cue]:
-    """The `chunks` of a transcript as cues: words are joined to phrases, segments stay as they are.
+    """The `chunks` of a transcript as cues: words are joined to phrases, segments stay unchanged.
 
     Args:
         chunks: {"text": ..., "timestamp": [start, stop]} in seconds; a missing stop is the next chunk's start.
@@ -57,7 +57,7 @@ def _stamps(row: Mapping[str, object]) -> tuple[float | None, float | None]:
 
 
 def _belongs(phrase: Cue, word: Cue) -> bool:
-    """Whether the word continues the phrase. Segments end with a full stop and are long, so they do not join."""
+    """Whether the word continues the phrase. Segments are long and end with a full stop, so they are not joined."""
     return (
         len(phrase.text) + 1 + len(word.text) <= CHARACTERS
         and word.stop - phrase.start <= SECONDS
@@ -67,7 +67,7 @@ def _belongs(phrase: Cue, word: Cue) -> bool:
 
 
 def render(chunks: Iterable[Mapping[str, object]], kind: str) -> str:
-    """The subtitle file's text. `kind` is "srt" or "vtt"."""
+    """The text of a subtitle file. `kind` is "srt" or "vtt"."""
     mark = "," if kind == "srt" else "."
     blocks = [
         f"{number}\n{_clock(cue.start, mark)} --> {_clock(cue.stop, mark)}\n{_wrap(cue.text)}\n"
@@ -83,7 +83,7 @@ def _clock(seconds: float, mark: str) -> str:
 
 
 def _wrap(text: str) -> str:
-    """At most two balanced lines; `-->` would end a cue and is taken apart."""
+    """The text in at most two lines of similar length; `-->` is replaced, since it separates the times of a cue."""
     import textwrap
 
     text = text.replace("-->", "->")

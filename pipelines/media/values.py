@@ -1,4 +1,4 @@
-"""Cells of the input as what pipelines take: text, chats, tables, recordings, images, videos."""
+"""Makes pipeline arguments of the values of cells: text, chats, tables, recordings, images, videos."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 
 MEDIA_KEYS = {"image": ("image", "url", "path", "base64"), "audio": ("audio", "url", "path", "base64")}  # of a chat's part
 
-MAX_TABLE_CELLS = 10_000  # the tokenizer of tables takes seconds and much memory for more
+MAX_TABLE_CELLS = 10_000  # for more, the tokenizer of tables takes seconds and much memory
 MAX_TABLE_CHARACTERS = 1_000_000
 
 COUNTS = {"max_new_tokens", "min_new_tokens", "max_length", "min_length", "top_k", "num_beams", "num_return_sequences"}
 
 
 def as_it_is(cell: object, options: MediaOptions) -> object:
-    """The cell."""
+    """The value of the cell, unchanged."""
     return cell
 
 
 def recording(cell: object, options: MediaOptions) -> object:
-    """The cell, which speech recognition decodes as it goes."""
+    """The value of the cell, unchanged: speech recognition decodes it as a stream."""
     return cell
 
 
 def samples(cell: object, options: MediaOptions) -> Samples:
-    """A whole recording: mono float32 (samples,) at the model's rate. Raises ValueError beyond the source's `max_bytes`."""
+    """A whole recording: mono float32 (samples,) at `options.rate` Hz. Raises as `audio.whole` does."""
     from dray.pipelines.media import audio
 
     return audio.whole(cell, options)
 
 
 def image(cell: object, options: MediaOptions) -> Image.Image:
-    """A picture. Raises ValueError where the cell holds none, or one beyond the source's `max_bytes`."""
+    """A picture. Raises as `audio.image` does."""
     from dray.pipelines.media import audio
 
     return audio.image(cell, options)
@@ -57,11 +57,11 @@ def images(cell: object, options: MediaOptions) -> object:
 
 
 class _TemporaryPath(str):
-    """The path of a file that lives as long as this string."""
+    """The path of a file that is deleted with this string."""
 
 
 def video(cell: object, options: MediaOptions) -> str:
-    """A video as a path, which is what pipelines take; what is no local file yet becomes a temporary one."""
+    """The path of a video, which is what pipelines take; a temporary file if the cell names no local file."""
     path = cell.get("path") if isinstance(cell, Mapping) and cell.get("bytes") is None else cell
     if isinstance(path, str) and os.path.isfile(path):
         return path
@@ -74,7 +74,7 @@ def video(cell: object, options: MediaOptions) -> str:
 
 
 def chat(cell: object, options: MediaOptions) -> object:
-    """A text, or a conversation: a list of messages with `role` and `content`, its media decoded."""
+    """A text, or a conversation with decoded media: a list of messages with `role` and `content`."""
     if not isinstance(cell, list):
         return cell
     return [_message(message, options) for message in cell]
@@ -98,7 +98,7 @@ def _part(part: object, options: MediaOptions) -> object:
 
 
 def table(cell: object, options: MediaOptions) -> pd.DataFrame:
-    """A table of strings from columns (name -> cells) or records, or JSON of either."""
+    """A table of strings, from columns (name -> values), records, or JSON of either. Raises ValueError."""
     import pandas as pd
 
     value = parsed(cell, options)
@@ -113,7 +113,7 @@ def table(cell: object, options: MediaOptions) -> pd.DataFrame:
 
 
 def _refuse_sparse(table: Mapping[str, object] | list[object]) -> None:
-    """Raises ValueError for too many cells, which a few records or columns that have no keys in common already make."""
+    """Raises ValueError for too many cells. Even a few records give many cells if they share no keys."""
     lines = list(table.values()) if isinstance(table, Mapping) else table
     keys = set().union(*(line for line in lines if isinstance(line, Mapping)))
     longest = max((len(line) for line in lines if isinstance(line, list)), default=0)
@@ -122,18 +122,18 @@ def _refuse_sparse(table: Mapping[str, object] | list[object]) -> None:
 
 
 def word_boxes(cell: object, options: MediaOptions) -> list[tuple[str, list[int]]]:
-    """Words of a document with their boxes (0 to 1000): pairs, or structs of `word` and `box`."""
+    """(word, box) pairs of a document, boxes in 0 to 1000; from pairs, or structs of `word` and `box`."""
     pairs = cast("Sequence[Any]", parsed(cell, options))
     return [(pair["word"], pair["box"]) if isinstance(pair, Mapping) else (pair[0], pair[1]) for pair in pairs]
 
 
 def parsed(cell: object, options: MediaOptions) -> object:
-    """The cell; what JSON stands for, if it is a string."""
+    """The value of the cell; parsed as JSON if it is a string."""
     return json.loads(cell) if isinstance(cell, str) else without_nulls(cell)
 
 
 def whole_numbers(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Call arguments with those that count things as ints: a column that has nulls may hold them as floats."""
+    """Call arguments with the names in COUNTS as ints: a column with nulls may hold them as floats."""
     counts = {name: int(value) for name, value in options.items() if name in COUNTS and _is_whole(value)}
     nested = options.get("generate_kwargs")
     inner = {"generate_kwargs": whole_numbers(nested)} if isinstance(nested, Mapping) else {}
@@ -145,7 +145,7 @@ def _is_whole(value: object) -> bool:
 
 
 def tensor(value: object) -> object:
-    """A list of numbers as a float tensor of shape (1, numbers), nested lists by their own shape; other values as they are."""
+    """A list of floats as a tensor of shape (1, numbers), nested lists with their own shape; other values unchanged."""
     import torch
 
     innermost = value
@@ -158,7 +158,7 @@ def tensor(value: object) -> object:
 
 
 def without_nulls(value: object) -> object:
-    """Structs without the fields that are null: Arrow gives every row the fields that any row has."""
+    """The value without null fields in its structs: Arrow gives every row the fields that any row has."""
     if isinstance(value, Mapping):
         return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
     return [without_nulls(inner) for inner in value] if isinstance(value, list) else value

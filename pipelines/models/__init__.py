@@ -1,1 +1,1 @@
-"""From the name of a model to a loaded pipeline: where it lies, what it is for, how it is loaded."""
+"""From the name of a model to a loaded pipeline: finds its files and its task, and loads it."""

@@ -1,4 +1,4 @@
-"""What a config leaves open: the default model of a task, and the task of a model."""
+"""Fills in what a config leaves out: the default model of a task, or the task of a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def named_model(config: JobConfig) -> tuple[str, str | None]:
-    """Name and revision of the config's model, or else of transformers' default for the task. Raises ConfigError."""
+    """(name, revision) of the config's model, or else of transformers' default model for the task. Raises ConfigError."""
     if config.model:
         return config.model, config.revision
     if config.task is None:
@@ -28,32 +28,32 @@ def named_model(config: JobConfig) -> tuple[str, str | None]:
 
 
 def by_tag(tag: object) -> Task | None:
-    """The task of a model card's or the hub's `pipeline_tag`; None where dray or transformers has none of that name."""
+    """The task named by the `pipeline_tag` of a model card or the hub; None if dray has no task of that name."""
     return find_task(tag) if isinstance(tag, str) and is_known(tag) else None
 
 
 def card_tag(folder: Path) -> object:
-    """The `pipeline_tag` of a folder's model card, if it says one."""
+    """The `pipeline_tag` of a folder's model card; None if there is none."""
     from huggingface_hub.repocard import metadata_load
 
-    with contextlib.suppress(Exception):  # there is no card, or what is there is not YAML
+    with contextlib.suppress(Exception):  # there is no card, or it is not YAML
         return (metadata_load(folder / "README.md") or {}).get("pipeline_tag")
     return None
 
 
 def hub_tag(model: str, revision: str | None, token: str | bool | None) -> object:
-    """The `pipeline_tag` that the hub gives a model; None where the hub is out of reach."""
+    """The `pipeline_tag` of a model on the hub; None if the hub cannot be reached."""
     from huggingface_hub import is_offline_mode, model_info
 
     if is_offline_mode():
         return None
-    with contextlib.suppress(Exception):  # the model may be in the cache all the same
+    with contextlib.suppress(Exception):  # the model may still be in the cache
         return model_info(model, revision=revision, token=token, timeout=10).pipeline_tag
     return None
 
 
 def by_architecture(model_config: PreTrainedConfig) -> Task | None:
-    """The most special task that one of the model's architectures serves."""
+    """The most special task that one of the model's architectures can do; None if there is none."""
     wanted = set(model_config.architectures or ())
     for task in special_first():
         for auto_class in supported(task)["pt"]:
@@ -65,7 +65,7 @@ def by_architecture(model_config: PreTrainedConfig) -> Task | None:
 def _serves(auto_class: Any, model_config: PreTrainedConfig, wanted: set[str]) -> bool:  # noqa: ANN401  # an auto class
     own = (getattr(model_config, "auto_map", None) or {}).get(auto_class.__name__, "")
     names = {model.__name__ for model in models_of(auto_class, model_config)} | {own.rpartition(".")[2]}
-    if auto_class.__name__ == "AutoModelForMaskedLM":  # it has encoder-decoders too, which are rarely meant for that
+    if auto_class.__name__ == "AutoModelForMaskedLM":  # it has encoder-decoders too, which rarely fill masks
         names = {name for name in names if not name.endswith("ForConditionalGeneration")}
     return bool(names & wanted)
 

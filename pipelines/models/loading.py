@@ -31,10 +31,10 @@ def load_phases(model: ResolvedModel, weights: bool, device: str = "cpu") -> Pha
     Args:
         model: the model, its task, and the job's config.
         weights: False: the model stays on the meta device and cannot run `forward`.
-        device: for the weights, where `engine.device` is auto.
+        device: the device of the weights if `engine.device` is auto.
 
     Raises:
-        ConfigError: an argument of `model_kwargs` is set elsewhere in the config.
+        ConfigError: an argument in `model_kwargs` has its own key in the config.
         ModelError: the model cannot be loaded, does not fit the task or refuses a parameter.
     """
     from transformers.utils.logging import disable_progress_bar
@@ -61,17 +61,18 @@ def load_phases(model: ResolvedModel, weights: bool, device: str = "cpu") -> Pha
 
 
 def in_passing_thread(load: Callable[[], T]) -> T:
-    """What `load` gives, from a thread that ends with it, and with it the threads that torch has started for it.
+    """The result of `load`, called in a thread that ends afterwards, and with it the helper threads that torch started for it.
 
-    Each thread that calls torch gets helpers of its own, which stay. Where they are more than the cores, libgomp lets all of
-    them sleep between two operations instead of spinning, and a model of many small operations takes up to 1.4 times as long.
+    torch starts helper threads for each thread that calls it, and they live as long as that thread. If there are more of them
+    than cores, libgomp lets all of them sleep between two operations instead of spinning, and a model of many small operations
+    takes up to 1.4 times as long.
     """
     with ThreadPoolExecutor(1, "loading") as threads:
         return threads.submit(load).result()
 
 
 def _pipeline(task: Task, source: ModelSource, kwargs: ModelKwargs, model: PreTrainedModel) -> Pipeline:
-    """The pipeline around a model, whose other parts come from the same place."""
+    """The pipeline of a model; tokenizer and processors are loaded from the model's folder or repository."""
     from transformers import pipeline
 
     kind = pipeline_class(task.name)
@@ -95,7 +96,7 @@ def _pipeline(task: Task, source: ModelSource, kwargs: ModelKwargs, model: PreTr
 
 
 def _refuse_own_tokenizer(source: ModelSource, kwargs: ModelKwargs) -> None:
-    """Raises ModelError for a tokenizer of the model's own, in whose place transformers would take one that it knows."""
+    """Raises ModelError if the tokenizer is the model's own code: transformers would silently use another tokenizer."""
     from transformers.models.auto.tokenization_auto import get_tokenizer_config, tokenizer_class_from_name
 
     files = {"revision": source.revision, "token": kwargs.access["token"], **kwargs.files}
@@ -107,9 +108,10 @@ def _refuse_own_tokenizer(source: ModelSource, kwargs: ModelKwargs) -> None:
 
 @contextlib.contextmanager
 def _one_device(model: PreTrainedModel) -> Iterator[torch.device | None]:
-    """The device to give a Pipeline: None where the model lies on several.
+    """Gives the `device` argument for a Pipeline; None if the model is spread over several devices.
 
-    Of these a Pipeline takes the first, which may be the disk. Within, the model names only the one that takes its inputs.
+    A Pipeline uses the first of several, which may be the disk. Inside this context the model names only the device that
+    takes its inputs.
     """
     places = getattr(model, "hf_device_map", None)
     if places is None:

@@ -1,4 +1,4 @@
-"""The model of a pipeline: with its weights on their devices, or without them on the meta device."""
+"""Makes the model of a pipeline: with its weights on their devices, or without weights on the meta device."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from dray.pipelines.tasks.task import Task
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-NARROW = 32  # outputs that the kernel does at once
+NARROW = 32  # outputs that the kernel computes at once
 
 
 def with_weights(config: JobConfig, task: Task, source: ModelSource, kwargs: ModelKwargs, device: str) -> PreTrainedModel:
     """The model on its device or devices, in a float dtype or quantized.
 
     Args:
-        config: the job, of which `engine` counts here.
-        task: that the model is to serve.
-        source: where it lies.
-        kwargs: of from_pretrained.
-        device: where `engine.device` is auto.
+        config: the job; only `engine` is used.
+        task: the task of the model.
+        source: where its files are.
+        kwargs: arguments of from_pretrained.
+        device: the device if `engine.device` is auto.
 
     Raises:
-        ModelError: it does not serve the task, or its own code is needed and not trusted.
-        Exception: whatever else transformers raises.
+        ModelError: the model cannot do the task, or it needs its own code, which is not trusted.
+        Exception: other errors of transformers.
     """
     import torch
 
@@ -43,7 +43,7 @@ def with_weights(config: JobConfig, task: Task, source: ModelSource, kwargs: Mod
     is_quantized = _is_quantized(model_config, source, kwargs)
     wanted = torch.device(device if config.engine.device == "auto" else config.engine.device)
     places = config.engine.device_map
-    if places is None and is_quantized:  # what is quantized cannot be moved
+    if places is None and is_quantized:  # quantized weights cannot be moved
         places = {"": str(wanted)}
     model_class = _model_class(task, model_config, source)
     options = {**kwargs.access, **kwargs.files, **kwargs.config, **kwargs.weights}
@@ -60,7 +60,7 @@ def with_weights(config: JobConfig, task: Task, source: ModelSource, kwargs: Mod
 
 
 def _mend_narrow_layers(model: PreTrainedModel) -> None:
-    """Keeps bitsandbytes 0.50 from a kernel of AVX512-BF16 that takes no 4-bit layer of other than 32, 64 ... outputs."""
+    """Turns off a kernel of bitsandbytes 0.50 for the 4-bit layers it cannot compute: it needs a multiple of 32 outputs."""
     for layer in model.modules():
         if getattr(layer, "support_avx512bf16_for_cpu", False) and layer.out_features % NARROW:
             layer.support_avx512bf16_for_cpu = False
@@ -81,7 +81,7 @@ def without_weights(config: JobConfig, task: Task, source: ModelSource, kwargs: 
     with torch.device("meta"):
         model = make(model_config, dtype=dtype)
     if model.can_generate():
-        with contextlib.suppress(OSError):  # the model has none of its own and keeps its config's
+        with contextlib.suppress(OSError):  # the model has no such file and keeps its config's values
             model.generation_config = GenerationConfig.from_pretrained(
                 source.location, revision=source.revision, token=kwargs.access["token"], **kwargs.files
             )
@@ -89,13 +89,13 @@ def without_weights(config: JobConfig, task: Task, source: ModelSource, kwargs: 
 
 
 def load_config(source: ModelSource, kwargs: ModelKwargs) -> PreTrainedConfig:
-    """The model's config. Raises ModelError where there is none, or its own code is needed and not trusted."""
+    """The model's config. Raises ModelError if it cannot be read, or if it needs its own code, which is not trusted."""
     from transformers import AutoConfig
 
     options = {**kwargs.access, **kwargs.files, **kwargs.config}
     try:
         return AutoConfig.from_pretrained(source.location, revision=source.revision, **options)
-    except Exception as error:  # it may be the model's own code
+    except Exception as error:  # the model's own code may raise anything
         raise explained(error, source, kwargs) from None
 
 
@@ -104,7 +104,7 @@ def _model_class(task: Task, model_config: PreTrainedConfig, source: ModelSource
     for auto_class in supported(task)["pt"]:
         models = models_of(auto_class, model_config)
         if models:
-            is_decision = auto_class.__name__ == "AutoModelForDecision"  # whose models make their config themselves
+            is_decision = auto_class.__name__ == "AutoModelForDecision"  # its models make their own config
             return models[0] if is_decision else auto_class
         if auto_class.__name__ in own:
             return auto_class
@@ -112,7 +112,7 @@ def _model_class(task: Task, model_config: PreTrainedConfig, source: ModelSource
 
 
 def _maker(model_class: Any, model_config: PreTrainedConfig, source: ModelSource, kwargs: ModelKwargs) -> Any:  # noqa: ANN401
-    """What makes a model of `model_class` from a config; of the model's own code, where that is trusted."""
+    """A function that makes a model from a config: of `model_class`, or of the model's own code if that is trusted."""
     own = (getattr(model_config, "auto_map", None) or {}).get(model_class.__name__)
     if own is None or not kwargs.access["trust_remote_code"]:
         return maker(model_class)
@@ -132,7 +132,7 @@ def _is_quantized(model_config: PreTrainedConfig, source: ModelSource, kwargs: M
 
 
 def _folder_of_this_process(options: Kwargs) -> str | None:
-    """Makes the folder for offloaded weights one of its own, for other processes overwrite what they find."""
+    """Makes a new folder for offloaded weights and puts it in `options`: processes that shared one would overwrite files."""
     if options.get("offload_folder") is None:
         return None
     parent = Path(options["offload_folder"]).expanduser()
@@ -142,7 +142,7 @@ def _folder_of_this_process(options: Kwargs) -> str | None:
 
 
 def explained(error: Exception, source: ModelSource, kwargs: ModelKwargs, purpose: str = "") -> ModelError:
-    """An error of transformers as a sentence that says what to do."""
+    """The ModelError for an error of transformers, with a message that says what to do."""
     text = str(error)
     if "trust_remote_code" in text and not kwargs.access["trust_remote_code"]:
         return refused_code(source.name)

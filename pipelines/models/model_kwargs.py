@@ -1,4 +1,4 @@
-"""`model_kwargs`, sorted by who takes them: every part of a pipeline, or its model and config alone."""
+"""Sorts `model_kwargs` by what takes them: all components of a pipeline, or only its model and config."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ Kwargs = dict[str, Any]
 
 @dataclass(frozen=True)
 class ModelKwargs:
-    """Keyword arguments of from_pretrained.
+    """The keyword arguments of from_pretrained, sorted.
 
     Attributes:
-        access: for every part: token, trust_remote_code (False unless asked for), code_revision.
-        files: for every part: where in the repository and in the cache its files are.
-        config: for the model: what changes its config.
-        weights: for the model: how weights are loaded, which a model without weights does not need to know.
+        access: for all components: token, trust_remote_code (False by default), code_revision.
+        files: for all components: where their files are in the repository and in the cache.
+        config: for the model: changes of its config.
+        weights: for the model: how weights are loaded; not used for a model without weights.
     """
 
     access: Kwargs
@@ -62,10 +62,10 @@ class ModelKwargs:
 
 
 def sort_kwargs(config: JobConfig) -> ModelKwargs:
-    """Sorts a config's `model_kwargs`.
+    """The `model_kwargs` of a config, sorted.
 
     Raises:
-        ConfigError: one of them is set elsewhere in the config.
+        ConfigError: one of them has its own key in the config.
         ModelError: the quantization config is not valid, or its package is missing.
     """
     given: Kwargs = dict(config.model_kwargs)
@@ -87,10 +87,10 @@ def _take(kwargs: Kwargs, names: tuple[str, ...]) -> Kwargs:
 
 
 def quantization(given: Mapping[str, Any]) -> Any:  # noqa: ANN401  # one of many classes
-    """The quantization config of transformers for a dict as it is written in YAML.
+    """The quantization config of transformers, made from the dict in the YAML file.
 
     Raises:
-        ModelError: it names no method, or one that transformers does not know; or bitsandbytes is missing.
+        ModelError: it names no known method, or bitsandbytes is missing.
     """
     from transformers import BitsAndBytesConfig
     from transformers.quantizers.auto import AutoQuantizationConfig
@@ -105,22 +105,22 @@ def quantization(given: Mapping[str, Any]) -> Any:  # noqa: ANN401  # one of man
                 raise ValueError(f"{problem}; set load_in_8bit: true or load_in_4bit: true, and what belongs to it")
             return BitsAndBytesConfig(**{key: value for key, value in given.items() if key != "quant_method"})
         return AutoQuantizationConfig.from_dict(dict(given))
-    except Exception as error:  # every method checks in its own way
+    except Exception as error:  # each method raises its own errors
         raise ModelError(f"{QUANTIZATION}: {first_line(error)}") from None
 
 
 def uses_bitsandbytes(given: Mapping[str, Any]) -> bool:
-    """Whether bitsandbytes makes the weights smaller; it does where nothing else is named."""
+    """Whether bitsandbytes quantizes the weights; it does if no method is named."""
     return str(given.get("quant_method", "bitsandbytes")).startswith("bitsandbytes")
 
 
 def refuse_missing_bitsandbytes(given: Mapping[str, Any], where: str) -> None:
-    """Raises ModelError, naming `where`, if bitsandbytes is needed and missing."""
+    """Raises ModelError, which names the key `where`, if bitsandbytes is needed and missing."""
     if uses_bitsandbytes(given) and importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(f"{where}: 8-bit and 4-bit weights need bitsandbytes; pip install 'dray[quantization]'")
 
 
 def own_quantization(model_config: PreTrainedConfig) -> Mapping[str, Any] | None:
-    """How a model was quantized before it was saved, if it was."""
+    """The quantization with which a model was saved; None if it was not quantized."""
     own = getattr(model_config, "quantization_config", None)
     return own if own is None or isinstance(own, Mapping) else own.to_dict()

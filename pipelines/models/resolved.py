@@ -1,4 +1,4 @@
-"""A config's model and task, found once: which model it is, where it lies, which version it is, and what it is to do."""
+"""The model and task of a config, found once: the model's name, place and version, and its task."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Place = Literal["folder", "hub", "object store"]
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model and its task, as every process of a job knows them.
+    """A model and its task, the same in every process of a job.
 
     Attributes:
-        config: the job's, with nothing about the model left to choose: it holds on other machines and at later times.
-        task: what the model is to do.
-        task_reason: where the task comes from: the config, the model's card, the hub, or its architecture.
-        name: the model as the config or, for a task's default model, transformers names it.
-        revision: as asked for; None: whatever is there.
-        place: where it lies.
+        config: the job's config with task, model and revision filled in: it means the same on other machines and later.
+        task: the task of the model.
+        task_reason: the source of the task: the config, the model's card, the hub, or the model's architecture.
+        name: the model's name in the config, or in transformers for a task's default model.
+        revision: the requested revision; None: the current one.
+        place: where its files are.
         identity: its version: a hub model's commit, or a hash over the files of a folder or in a store.
     """
 
@@ -41,21 +41,21 @@ class ResolvedModel:
     identity: str
 
     def source(self, weights: bool) -> ModelSource:
-        """Where its files lie on this machine; fetched from an object store first, with the weights where these are needed.
+        """The model's files on this machine, fetched from an object store if necessary; `weights`: with the weights.
 
         Raises:
-            ModelError: it is not there any more, or not in this version.
+            ModelError: the model, or this version of it, is not there any more.
         """
         assert self.config.model is not None
         return locate(self.config, self.config.model, self.config.revision, weights)
 
     def with_config(self, config: JobConfig) -> ResolvedModel:
-        """The same model for a config that differs in other things."""
+        """The same model with another config, which must agree about the model."""
         return replace(self, config=config)
 
 
 def resolve_model(config: JobConfig) -> ResolvedModel:
-    """Finds the model and the task of a config.
+    """The model and the task of a config.
 
     Raises:
         ConfigError: no such task, or none can be inferred.
@@ -72,7 +72,7 @@ def resolve_model(config: JobConfig) -> ResolvedModel:
 
 
 def _task(config: JobConfig, source: ModelSource) -> tuple[Task, str]:
-    """The config's task; or what the model's card, the hub or else the model's architecture says. And which of these."""
+    """(task, its source): from the config, or the model's card or the hub, or else the model's architecture."""
     if config.task is not None:
         return find_task(config.task), "task"
     kwargs = sort_kwargs(config)

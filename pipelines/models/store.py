@@ -1,4 +1,4 @@
-"""A model's files in an object store: listed, and fetched once per node into a locked cache."""
+"""Lists a model's files in an object store, and fetches them once per node into a locked cache."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class StoredModel:
 
     Attributes:
         url: of its folder.
-        fs: reaches it.
-        path: the folder as `fs` names it.
-        files: those that transformers needs, name below the folder -> (bytes, what changes when the content does).
+        fs: the file system of the store.
+        path: the folder's name in `fs`.
+        files: the files that transformers needs: name below the folder -> (bytes, version of the content).
     """
 
     url: str
@@ -42,7 +42,7 @@ class StoredModel:
 
     @cached_property
     def version(self) -> str:
-        """16 hex digits that are others when a file is added, removed or changed."""
+        """A hash of 16 hex digits, which changes when a file is added, removed or changed."""
         digest = hashlib.sha256(self.url.encode())
         for name, (size, version) in sorted(self.files.items()):
             digest.update(f"\n{name} {size} {version}".encode())
@@ -50,7 +50,7 @@ class StoredModel:
 
 
 def is_url(model: str) -> bool:
-    """Whether the model is named by a URL rather than as a hub id or a folder."""
+    """Whether the model's name is a URL, not a hub id or a folder."""
     return "://" in model
 
 
@@ -58,12 +58,12 @@ def look(url: str, storage_options: Mapping[str, object], pickled: bool = False)
     """Lists a model's files.
 
     Args:
-        url: a folder that fsspec reaches.
+        url: a folder in an object store, as fsspec takes it.
         storage_options: as fsspec takes them.
-        pickled: pickled weights are wanted beside safetensors.
+        pickled: whether to include pickled weights where there are safetensors.
 
     Raises:
-        ModelError: there is nothing, or it cannot be listed.
+        ModelError: the folder is empty, or it cannot be listed.
     """
     from fsspec.core import url_to_fs
 
@@ -91,7 +91,7 @@ def _version(info: Mapping[str, Any]) -> str:
 
 
 def needed(names: Iterable[str], pickled: bool = False) -> list[str]:
-    """The files that transformers needs: no weights of other frameworks, and pickled ones only where there are no others."""
+    """The files that transformers needs: no weights of other frameworks; pickled ones only if there are no safetensors."""
     names = [name for name in names if not {"", "..", ".git"} & set(name.split("/"))]
     is_safe = any(matches(name, ("*.safetensors",)) for name in names)
     skipped = (*OTHER_FRAMEWORKS, *OF_TRAINING, *(PICKLED if is_safe and not pickled else ()))
@@ -99,21 +99,21 @@ def needed(names: Iterable[str], pickled: bool = False) -> list[str]:
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether the last part of a file's name is of one of these patterns."""
+    """Whether the last part of a file's name matches one of the patterns."""
     return any(fnmatch(name.rpartition("/")[2], pattern) for pattern in patterns)
 
 
 def fetch(model: StoredModel, weights: bool) -> Path:
-    """The model as a local folder: a copy that an earlier call has made, or a new one.
+    """A local folder with the model: the copy of an earlier call, or a new one.
 
-    Calls in several processes wait for the first. A copy appears when it is complete.
+    Several processes that call this wait for the first. The folder appears when it is complete.
 
     Args:
-        model: as listed.
-        weights: without them, a small copy without weights will do.
+        model: the listed model.
+        weights: whether the weights are needed.
 
     Raises:
-        ModelError: it cannot be fetched or kept.
+        ModelError: the model cannot be fetched or stored.
     """
     from filelock import FileLock
 
@@ -127,14 +127,14 @@ def fetch(model: StoredModel, weights: bool) -> Path:
                 _download(model, [name for name in model.files if weights or not matches(name, WEIGHTS)], folder)
     except ModelError:
         raise
-    except Exception as error:  # of the store's client, or a full disk
+    except Exception as error:  # the store's client raises its own; or the disk is full
         raise ModelError(f"model: cannot fetch {model.url} to {folder}: {first_line(error)}") from None
     return folder
 
 
 def _download(model: StoredModel, names: list[str], folder: Path) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a download that was killed; the lock is ours
+    shutil.rmtree(partial, ignore_errors=True)  # left by a download that was killed; this process holds the lock
     for name in names:
         (partial / name).parent.mkdir(parents=True, exist_ok=True)
     model.fs.get([f"{model.path}/{name}" for name in names], [str(partial / name) for name in names])

@@ -1,4 +1,4 @@
-"""Where a model's files lie, which version they are, and whether they may be loaded."""
+"""Finds a model's files and their version, and refuses files that may not be loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import ModelError
 from dray.pipelines.models import store
 
-WHOLE = 64 << 20  # bytes; larger files, the weights, count with their size and their first and last MiB
+WHOLE = 64 << 20  # bytes; of larger files, the weights, only the size and the first and last MiB are hashed
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class ModelSource:
     """A model to load.
 
     Attributes:
-        name: as the config or transformers names it.
-        location: as from_pretrained takes it: a hub id or a local folder.
-        revision: of a hub model; knows its commit where that could be found out.
-        stored: the object store's files that `location` is a copy of.
+        name: its name in the config or in transformers.
+        location: what from_pretrained takes: a hub id or a local folder.
+        revision: of a hub model; it holds the commit if that is known.
+        stored: the files in an object store of which `location` is a copy.
     """
 
     name: str
@@ -32,7 +32,7 @@ class ModelSource:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a folder."""
+        """Whether `location` is a folder."""
         return Path(self.location).is_dir()
 
 
@@ -40,10 +40,10 @@ def locate(config: JobConfig, name: str, revision: str | None, weights: bool) ->
     """Finds a model, and fetches it from an object store.
 
     Args:
-        config: the job, whose storage options and `model_kwargs` count.
-        name: a hub id, a folder, or the URL of one in an object store.
+        config: the job; its storage options and `model_kwargs` are used.
+        name: a hub id, a folder, or the URL of a folder in an object store.
         revision: of a hub model.
-        weights: whether the weights are needed here, too.
+        weights: whether the weights are needed on this machine.
 
     Raises:
         ModelError: there is no such model, or it may not be loaded.
@@ -69,8 +69,8 @@ def locate(config: JobConfig, name: str, revision: str | None, weights: bool) ->
 
 def _from_store(config: JobConfig, url: str, revision: str | None, weights: bool) -> ModelSource:
     protocols = {path.partition("://")[0] for path in config.input.paths if store.is_url(path)}
-    is_meant = not protocols or url.partition("://")[0] in protocols
-    model = store.look(url, config.input.storage_options if is_meant else {}, _may_unpickle(config))
+    is_same_store = not protocols or url.partition("://")[0] in protocols
+    model = store.look(url, config.input.storage_options if is_same_store else {}, _may_unpickle(config))
     inside = f"{config.model_kwargs.get('subfolder') or ''}/".lstrip("/")
     names = (name.removeprefix(inside) for name in model.files if name.startswith(inside))
     refuse_unusable(url, (name for name in names if "/" not in name), _may_unpickle(config))
@@ -87,13 +87,13 @@ def _may_unpickle(config: JobConfig) -> bool:
 
 
 def refuse_unusable(name: str, files: Iterable[str], may_unpickle: bool) -> None:
-    """Raises ModelError where a folder's files are no model, or one whose weights may not be loaded."""
-    found = list(files)
-    if "config.json" not in found:
+    """Raises ModelError if the files of a folder are not a model, or if its weights may not be loaded."""
+    names = list(files)
+    if "config.json" not in names:
         raise ModelError(f"model: {name} holds no config.json, so it is not a model saved by transformers")
-    if any(store.matches(file, ("*.safetensors",)) for file in found):
+    if any(store.matches(file, ("*.safetensors",)) for file in names):
         return
-    pickled = [file for file in found if store.matches(file, store.PICKLED)]
+    pickled = [file for file in names if store.matches(file, store.PICKLED)]
     if not pickled:
         raise ModelError(f"model: {name} holds no weights (*.safetensors)")
     if not may_unpickle:
@@ -101,7 +101,7 @@ def refuse_unusable(name: str, files: Iterable[str], may_unpickle: bool) -> None
 
 
 def refused_code(name: str) -> ModelError:
-    """The error for a model that cannot be loaded without running code that comes with it."""
+    """The error for a model that needs its own code."""
     return ModelError(
         f"model: {name} comes with code of its own, which would run on your machines; "
         "read it, then allow it with model_kwargs.trust_remote_code: true"
@@ -109,7 +109,7 @@ def refused_code(name: str) -> ModelError:
 
 
 def refused_pickle(name: str, file: str = "*.bin") -> ModelError:
-    """The error for weights that are only there as a pickle."""
+    """The error for a model that has only pickled weights."""
     return ModelError(
         f"model: the weights of {name} are pickled ({file}), and unpickling runs any code that is in them; "
         "convert them to safetensors, or trust them with model_kwargs.use_safetensors: false"
@@ -117,13 +117,13 @@ def refused_pickle(name: str, file: str = "*.bin") -> ModelError:
 
 
 def refuse_pickled_on_hub(source: ModelSource, token: str | bool | None, cache_dir: str | None) -> None:
-    """Raises ModelError where a hub model has pickled weights only, before anything is downloaded."""
+    """Raises ModelError if a hub model has only pickled weights; downloads nothing."""
     from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME, has_file
 
     def has(name: str) -> bool:
         try:
             return bool(has_file(source.location, name, revision=source.revision, token=token, cache_dir=cache_dir))
-        except OSError:  # no such model, or no access to it: loading its config says so better
+        except OSError:  # no such model, or no access to it: loading its config gives a better message
             return False
 
     if not has(SAFE_WEIGHTS_NAME) and not has(SAFE_WEIGHTS_INDEX_NAME):
@@ -133,11 +133,11 @@ def refuse_pickled_on_hub(source: ModelSource, token: str | bool | None, cache_d
 
 
 def version(source: ModelSource, with_code: bool = False) -> str:
-    """What tells two versions of a model apart: a hub model's commit, or a hash over the files of a folder or in a store.
+    """The version of a model: a hub model's commit, or a hash over the files of a folder or in a store.
 
     Args:
         source: the model.
-        with_code: whether its own code is run, and so counts.
+        with_code: whether the hash includes the model's own code, because it is run.
     """
     if source.stored is not None:
         return source.stored.version

@@ -1,4 +1,4 @@
-"""A pipeline called as a user calls it, stopped where it would begin to work: what its phases would have been given."""
+"""Calls a pipeline as a user does, but stops it before its phases run, and returns the phases' arguments instead."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class PhaseInputs(NamedTuple):
 
 
 def intercept(pipe: Pipeline) -> None:
-    """From now on, calling `pipe` runs nothing and gives a PhaseInputs, or lists of them."""
+    """Changes `pipe` so that a call runs nothing and returns a PhaseInputs, or lists of them."""
     pipe.run_single, pipe.get_iterator = _one, _each
-    pipe.call_count = float("-inf")  # it would warn of being called item by item
+    pipe.call_count = float("-inf")  # it would warn that it is called with one item at a time
 
 
 def _one(inputs: object, preprocess_params: Options, forward_params: Options, postprocess_params: Options) -> PhaseInputs:
-    """Stands in for `Pipeline.run_single`."""
+    """Replaces `Pipeline.run_single`."""
     return PhaseInputs(inputs, preprocess_params, forward_params, postprocess_params)
 
 
@@ -43,15 +43,15 @@ def _each(
     forward_params: Options,
     postprocess_params: Options,
 ) -> Iterator[PhaseInputs]:
-    """Stands in for `Pipeline.get_iterator`."""
+    """Replaces `Pipeline.get_iterator`."""
     return iter([PhaseInputs(one, preprocess_params, forward_params, postprocess_params) for one in inputs])
 
 
 def route(call: Callable[..., object], pipe: Pipeline, arguments: Mapping[str, object], options: Options) -> PhaseInputs:
-    """What `call(pipe, arguments, options)` would hand to the phases of an intercepted pipeline.
+    """The phases' arguments in `call(pipe, arguments, options)`; `pipe` must be intercepted.
 
     Raises:
-        ValueError: the arguments are not one item but several.
+        ValueError: the arguments are several items instead of one.
     """
     routed = call(pipe, dict(arguments), options)
     while isinstance(routed, list):
@@ -63,15 +63,15 @@ def route(call: Callable[..., object], pipe: Pipeline, arguments: Mapping[str, o
 
 
 class Arguments:
-    """Call arguments of a config and of its rows, sorted to the phases as `Pipeline.__call__` does it."""
+    """The call arguments of a config and of its rows, sorted by phase as `Pipeline.__call__` sorts them."""
 
     def __init__(self, pipe: Pipeline, parameters: Options, items: Collection[str]) -> None:
-        """`parameters` are the config's; those in `items` are parts of an item. Raises whatever the pipeline refuses."""
+        """`parameters` are the config's; `items` names the arguments of an item. Raises the pipeline's own error."""
         self._pipe, self._parameters, self._items = pipe, parameters, items
         self._defaults = self._sorted({})
 
     def given(self, row: Options) -> Options:
-        """All arguments of a call; a row's override the config's."""
+        """All arguments of a call; those of the row override the config's."""
         own = {name: values.without_nulls(value) for name, value in row.items()}
         given = values.whole_numbers({**copy.deepcopy(self._parameters), **own})  # pipelines write into what they are given
         if "forward_params" in given:  # of text-to-audio, such as a speaker's embedding
@@ -79,11 +79,11 @@ class Arguments:
         return given
 
     def forward_params(self, row: Options) -> Options:
-        """Arguments of the pipeline's forward."""
+        """The arguments of the pipeline's forward."""
         return (self._sorted(row) if row else self._defaults).forward_params
 
     def postprocess_params(self, row: Options) -> Options:
-        """Arguments of the pipeline's postprocess."""
+        """The arguments of the pipeline's postprocess."""
         return (self._sorted(row) if row else self._defaults).postprocess_params
 
     def _sorted(self, row: Options) -> PhaseArguments:
@@ -92,7 +92,7 @@ class Arguments:
 
 
 def options_key(options: Mapping[str, Any]) -> str:
-    """Equal for equal options; objects such as a tokenizer count by their class."""
+    """A string that is equal for equal options; of objects such as a tokenizer only the class counts."""
     return repr({name: _value(options[name]) for name in sorted(options)}) if options else ""
 
 

@@ -1,4 +1,4 @@
-"""One row as a pipeline takes it."""
+"""`Item`: one row, as a pipeline takes it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Item:
-    """One row's input.
+    """One row: the input of one call of the pipeline.
 
     Attributes:
-        values: argument of the pipeline -> the value in its cell.
-        options: this row's other call arguments, which override the config's.
-        key: of the row; the random numbers that its generation draws come from it.
-        on_text: called with its text, piece by piece, as it is generated.
+        values: argument of the pipeline -> the value of its cell.
+        options: the row's other call arguments, which override the config's.
+        key: the row's key; it seeds the random numbers of the row's generation.
+        on_text: called with the generated text, piece by piece.
     """
 
     values: Mapping[str, object]

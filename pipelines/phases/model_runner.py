@@ -1,4 +1,4 @@
-"""The forward phase: the model of one pipeline, run on batches of model inputs."""
+"""The forward phase: runs the model of one pipeline on batches of model inputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dray.pipelines.tasks.task import Task
 if TYPE_CHECKING:
     from transformers import Pipeline
 
-CONTINUOUS = 16  # times as much is handed to continuous batching, which makes its own batches
+CONTINUOUS = 16  # times as many elements are passed to continuous batching, which makes its own batches
 
 
 class ModelRunner:
@@ -29,14 +29,14 @@ class ModelRunner:
 
     Attributes:
         pipe: the pipeline.
-        continues: whether the model continues prompts, which batches pad on the left.
+        continues: whether the model continues prompts; batches pad these on the left.
         is_compiled: whether torch has compiled the model.
         has_buckets: whether texts are padded to one of a few lengths.
-        is_continuous: whether transformers' continuous batching runs it.
+        is_continuous: whether transformers' continuous batching runs the model.
     """
 
     def __init__(self, pipe: Pipeline, config: JobConfig, task: Task, arguments: Arguments) -> None:
-        """`arguments` are those of the config's calls."""
+        """`arguments` are the call arguments of the config and its rows."""
         self.pipe, self._task, self._arguments = pipe, task, arguments
         self.continues = task.trim is sampling.trim and continues_prompts(pipe)
         self.is_compiled = config.engine.compile
@@ -47,7 +47,7 @@ class ModelRunner:
         self._staging = Staging(self._collated, pipe.device, self.context)
 
     def use(self, pipe: Pipeline) -> None:
-        """Runs the model of this pipeline from now on, a copy of the one that it had."""
+        """Changes to the model of `pipe`, a copy of the pipeline it had."""
         self.pipe = pipe
         self._staging = Staging(self._collated, pipe.device, self.context)
 
@@ -63,21 +63,21 @@ class ModelRunner:
 
     @property
     def batches_at_once(self) -> int:
-        """How many budgets of parts the model is given at once."""
+        """How many batches' worth of parts one `forward` takes."""
         return CONTINUOUS if self.is_continuous else 1
 
     @property
     def draws_by_row(self) -> bool:
-        """Whether rows that share a batch can draw from random numbers of their own."""
+        """Whether each row of a batch can have its own random numbers."""
         return self._task.trim is sampling.trim
 
     @property
     def _shrinks(self) -> bool:
-        """Whether batches of generated text may shrink: where there are batches, and nothing was compiled for their size."""
+        """Whether batches of generated text may shrink: on CPUs, if the model is not compiled and the task is batched."""
         return self.generates and self._task.trim is not None and not (self.on_accelerator or self.is_compiled)
 
     def forward(self, parts: Sequence[Part]) -> list[Output]:
-        """Runs the model on one batch of parts of one group. One output per part, in order, on the CPU."""
+        """Runs the model on one batch of parts of one group. Returns one output per part, in order, on the CPU."""
         forward_params = self._arguments.forward_params(parts[0].options)
         limits = [
             sampling.new_tokens(self._arguments.forward_params(part.options)) if self.continues else None for part in parts
@@ -108,16 +108,19 @@ class ModelRunner:
         return self._shortened(parts, outputs, limits)
 
     def stage(self, parts: Sequence[Part]) -> None:
-        """Begins to collate a batch that is soon to be run, and to copy it to the accelerator, where there is one."""
+        """Starts to collate a later batch and to copy it to the accelerator; does nothing on a CPU."""
         if parts and self.on_accelerator and not self._task.forwards_whole and not self.is_continuous:
             self._staging.begin(parts)
 
     def unstage(self) -> None:
-        """Forgets what was staged and not run."""
+        """Drops the batches that were staged and not run."""
         self._staging.clear()
 
     def context(self) -> contextlib.AbstractContextManager[None]:
-        """Without gradients; on accelerators in inference mode, which some kinds of quantized weights cannot be used in."""
+        """The context in which the model runs: no gradients; on accelerators inference mode, unless weights are quantized.
+
+        Some kinds of quantized weights cannot be used in inference mode.
+        """
         import torch
 
         is_plain = getattr(self.pipe.model.config, "quantization_config", None) is None
@@ -127,7 +130,7 @@ class ModelRunner:
         return context
 
     def _collated(self, parts: Sequence[Part]) -> tuple[Inputs, int]:
-        """One input of the model, and the length that its texts were padded to, where that is more than was needed."""
+        """One model input, and the length that its texts were padded to; 0 if that is the length of the longest."""
         inputs, length = collate_bucketed(self.pipe, parts) if self.has_buckets else (collate(self.pipe, parts), 0)
         return cast(inputs, self.pipe.dtype), length
 
@@ -138,7 +141,7 @@ class ModelRunner:
         return [sampling.shorten(part.inputs, output, limit) for part, output, limit in rows]
 
     def _forward_whole(self, part: Part, forward_params: Options) -> Output:
-        preprocess_params: Any = part.inputs["before"]
+        preprocess_params: Any = part.inputs["preprocess_params"]
         parts = self.pipe.preprocess(part.inputs["inputs"], **preprocess_params)
         outputs = [self.pipe.forward(inputs, **forward_params) for inputs in parts]
         for output in outputs:
@@ -146,7 +149,7 @@ class ModelRunner:
         return outputs
 
     def _randomness(self, parts: Sequence[Part], forward_params: Options) -> contextlib.AbstractContextManager[object]:
-        """Random numbers that depend on nothing but the rows' seeds."""
+        """A context in which random numbers depend only on the rows' seeds."""
         import torch
 
         if sampling.samples(self.pipe, forward_params) and self.draws_by_row:

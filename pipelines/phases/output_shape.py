@@ -1,4 +1,4 @@
-"""What a model gives, found without data."""
+"""The shape of a model's output, found without data."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def main_output(pipe: Pipeline, task: Task, media: MediaOptions, options: Options) -> tuple[int, int] | None:
-    """(dimensions, size of the last) of what the model gives for a small input; works without weights, too.
+    """(dimensions, size of the last) of the model's output for a small input; works without weights.
 
     Args:
-        pipe: of a task with one argument, a text or an image.
+        pipe: the pipeline; it takes one argument, a text or an image.
         task: its entry in the table.
-        media: how cells are read.
-        options: of the call.
+        media: how media are read.
+        options: the arguments of the call.
 
     Returns:
-        None where the model looks at values, and so cannot run without weights.
+        None where the model reads the values of tensors, so that it cannot run without weights.
     """
     import torch
 
@@ -34,9 +34,9 @@ def main_output(pipe: Pipeline, task: Task, media: MediaOptions, options: Option
         routed = route(task.call, pipe, {name: decode(sample, media)}, options)
         with torch.inference_mode():
             inputs = plain(pipe.preprocess(routed.inputs, **routed.preprocess_params))
-            inputs.pop("attention_mask", None)  # models look at its values
+            inputs.pop("attention_mask", None)  # models read its values
             outputs = run_forward(pipe, inputs)
         wanted = outputs["pooler_output"] if routed.postprocess_params.get("pool") else outputs[0]
-    except Exception:  # whatever a model raises that finds no values
+    except Exception:  # models raise different errors where there are no values
         return None
     return wanted.ndim, wanted.shape[-1]

@@ -1,6 +1,6 @@
-"""One transformers pipeline as its three phases, each callable where it belongs.
+"""The three phases of one transformers pipeline, which can run in different processes.
 
-With its model on the meta device, without weights, a pipeline still preprocesses and postprocesses.
+A pipeline can preprocess and postprocess without weights: with its model on the meta device.
 """
 
 from __future__ import annotations
@@ -35,29 +35,30 @@ if TYPE_CHECKING:
     from transformers import Pipeline
 
 
-ACCELERATOR = 32  # times as many elements in a batch as on a CPU
-TRANSCRIBED = 6  # times as many of speech whose text is generated: 8 of Whisper's inputs of 30 s, of 80 x 3,000 elements
-CONTINUED = 2  # times as many of prompts, whose batches shrink
-CPU_OVERHEAD = 1 / 16  # what a batch costs there beside its elements, as a share of a full one; more where media become text
-SEEDS = 0x9E3779B97F4A7C15  # apart that engine.seed moves a row's own seed
-CHANGING = ("big_bird", "reformer")  # models whose answers depend on the batches before: attention given up, torch's seed set
-MEDIA = (values.recording, values.samples, values.image, values.images, values.video)  # whose cells may be URLs to fetch
+# How many times the task's elements a batch has:
+ACCELERATOR = 32  # on an accelerator
+TRANSCRIBED = 6  # on a CPU, of speech whose text is generated: 8 of Whisper's inputs of 30 s, 80 x 3,000 elements each
+CONTINUED = 2  # on a CPU, of prompts, whose batches shrink
+CPU_OVERHEAD = 1 / 16  # Limits.overhead on a CPU, unless media become text
+SEEDS = 0x9E3779B97F4A7C15  # times engine.seed is added to a row's key to get the row's seed
+CHANGING = ("big_bird", "reformer")  # models that earlier batches change: they switch attention off, or set torch's seed
+MEDIA = (values.recording, values.samples, values.image, values.images, values.video)  # arguments that may be URLs to fetch
 
 
 class Phases:
     """`preprocess`, `forward` and `postprocess` of one pipeline, with the call arguments of one config.
 
-    Applied one after the other they give what `pipeline(...)(item, **parameters)` gives.
+    One after the other they return what `pipeline(...)(item, **parameters)` returns.
 
     Attributes:
         pipe: the pipeline.
-        task: what it serves.
+        task: its task.
         runner: runs its model.
         media_options: how media are read.
     """
 
     def __init__(self, pipe: Pipeline, config: JobConfig, task: Task) -> None:
-        """`pipe` is a pipeline for `task`. Raises ModelError where it refuses one of the config's parameters."""
+        """`pipe` is a pipeline for `task`. Raises ModelError if it refuses one of the config's parameters."""
         self.pipe, self.task = pipe, task
         self._engine_seed = config.engine.seed
         rate = getattr(pipe.feature_extractor, "sampling_rate", None) or MediaOptions.rate
@@ -71,7 +72,7 @@ class Phases:
             self._arguments = Arguments(pipe, dict(config.parameters), task.inputs)
             self.runner = ModelRunner(pipe, config, task, self._arguments)
             self.check(Item({}))
-        except Exception as error:  # whatever the pipeline makes of a wrong argument
+        except Exception as error:  # pipelines raise different errors for a wrong argument
             raise ModelError(f"parameters: the {task.name} pipeline does not take them: {first_line(error)}") from None
         self._default_key = options_key(self._arguments.forward_params({}))
 
@@ -87,22 +88,22 @@ class Phases:
 
     @property
     def is_float32(self) -> bool:
-        """Whether all weights are of full precision."""
+        """Whether all weights are float32."""
         import torch
 
         return all(parameter.dtype == torch.float32 for parameter in self.pipe.model.parameters())
 
     @property
     def is_tunable(self) -> bool:
-        """Whether trials of batches tell anything: not where transformers makes its own, or each first waits for a compiler."""
+        """Whether batch sizes can be tuned: not with continuous batching, nor if the model is compiled for each size."""
         return not (self.runner.is_continuous or self.runner.is_compiled)
 
     @property
     def is_shareable(self) -> bool:
-        """Whether several threads may run the model at once, each with a twin of these phases.
+        """Whether several threads may run the model at once, each with a copy of these phases.
 
-        Not what other libraries keep hold of, nor code of the model's own, which may keep something outside of its modules, nor
-        models that batches change for good.
+        They may not if another library has placed or quantized the weights, if the model has its own code, which may keep state
+        outside of its modules, or if earlier batches change the model.
         """
         model, config = self.pipe.model, self.pipe.model.config
         is_held = getattr(model, "hf_device_map", None) or getattr(config, "quantization_config", None)
@@ -111,16 +112,16 @@ class Phases:
         return not (is_held or is_own or is_alone or config.model_type in CHANGING)
 
     def copy_with_shared_weights(self) -> Phases:
-        """The same with a model of its own around the same weights. Raises whatever keeps the model from being copied."""
-        copy_with_shared_weights = copy.copy(self)
-        copy_with_shared_weights.pipe = copy.copy(self.pipe)
-        copy_with_shared_weights.pipe.model = with_shared_weights(self.pipe.model)
-        copy_with_shared_weights.runner = copy.copy(self.runner)
-        copy_with_shared_weights.runner.use(copy_with_shared_weights.pipe)
-        return copy_with_shared_weights
+        """A copy of these phases, with a copy of the model that shares the weights. Raises if the model cannot be copied."""
+        phases = copy.copy(self)
+        phases.pipe = copy.copy(self.pipe)
+        phases.pipe.model = with_shared_weights(self.pipe.model)
+        phases.runner = copy.copy(self.runner)
+        phases.runner.use(phases.pipe)
+        return phases
 
     def limits(self, batch: int | str) -> Limits:
-        """The batch limits of `engine.batch`: a number of parts, or "auto" for the task's budget of elements."""
+        """The batch limits for `engine.batch`: a number of parts, or "auto" for the task's budget of elements."""
         if isinstance(batch, int):
             return Limits.fixed(batch)
         if self.on_accelerator:
@@ -134,7 +135,7 @@ class Phases:
         return Limits.budget(self.batches_at_once * elements, overhead)
 
     def schema(self, columns: Mapping[str, pa.DataType]) -> pa.DataType:
-        """The Arrow type of a prediction, given the types of the columns of arguments."""
+        """The Arrow type of a prediction. `columns`: argument -> Arrow type of its column."""
         options = self._arguments.given({})
         output = (
             main_output(self.pipe, self.task, self.media_options, options) if self.task.schema is schemas.features else None
@@ -142,7 +143,7 @@ class Phases:
         return self.task.schema(Shape(self.pipe, {**options, **self._arguments.postprocess_params({})}, columns, output))
 
     def fetched(self, item: Item) -> Item:
-        """The item with what its URLs name, or the errors that fetching raised, in their cells."""
+        """The item with the content of its URLs, or the errors that fetching raised, as values."""
         urls = {name for name, cell in item.values.items() if self.task.arguments[name] in MEDIA and url(cell)}
         if not urls:
             return item
@@ -151,11 +152,11 @@ class Phases:
     def _fetched(self, cell: object) -> object:
         try:
             return fetch.fetch(url(cell) or "", self.media_options.storage_options, self.media_options.max_bytes)
-        except Exception as error:  # raised where the cell is opened
+        except Exception as error:  # raised when the value is opened
             return error
 
     def preprocess(self, item: Item) -> Iterator[Part]:
-        """The parts of one item, made as they are asked for. Raises whatever the pipeline makes of a bad item."""
+        """Yields the parts of one item, each made when it is needed. Raises the pipeline's own error for a bad item."""
         try:
             yield from self._parts(item)
         except Exception as error:
@@ -166,36 +167,36 @@ class Phases:
 
     @property
     def batches_at_once(self) -> int:
-        """How many budgets of parts the model is given at once."""
+        """How many batches' worth of parts one `forward` takes."""
         return self.runner.batches_at_once
 
     def forward(self, parts: Sequence[Part]) -> list[Output]:
-        """Runs the model on one batch of parts of one group. One output per part, in order, on the CPU."""
+        """Runs the model on one batch of parts of one group. Returns one output per part, in order, on the CPU."""
         return self.runner.forward(parts)
 
     def stage(self, parts: Sequence[Part]) -> None:
-        """Begins to collate a batch that is soon to be run, and to copy it to the accelerator, where there is one."""
+        """Starts to collate a later batch and to copy it to the accelerator; does nothing on a CPU."""
         self.runner.stage(parts)
 
     def unstage(self) -> None:
-        """Forgets what was staged and not run."""
+        """Drops the batches that were staged and not run."""
         self.runner.unstage()
 
     def check(self, item: Item) -> None:
-        """Raises what the pipeline makes of the call arguments of this row."""
+        """Raises the pipeline's own error if it refuses the call arguments of this row."""
         forward_params = self._arguments.forward_params(item.options)
         if self.runner.generates:
             sampling.check(self.pipe, forward_params)
 
     def most_tokens(self, item: Item) -> int | None:
-        """Tokens that are generated for an item at most; None where no number bounds them, whatever the prompt."""
+        """The most tokens that are generated for an item; None where `max_new_tokens` does not limit them."""
         if not self.runner.generates:
             return None
         number = merged_config(self.pipe, self._arguments.forward_params(item.options)).max_new_tokens
         return None if number is None else int(number)
 
     def decode(self, item: Item) -> dict[str, object]:
-        """The pipeline's arguments from the item's cells, the main one first. Raises where they hold nothing of the kind."""
+        """The pipeline's arguments from the item's values, the main one first. Raises if a value is of the wrong kind."""
         decoded = {name: self.task.arguments[name](cell, self.media_options) for name, cell in item.values.items()}
         return {self.task.inputs[0]: None, **decoded}
 
@@ -204,7 +205,7 @@ class Phases:
         options = {key: value for key, value in self._arguments.given(item.options).items() if key not in decoded}
         routed = route(self.task.call, self.pipe, decoded, options)
         changed = dict(item.options) if options_key(routed.forward_params) != self._default_key else {}
-        # Rows that want more or fewer tokens may share a batch: what is too much is cut off.
+        # Rows with different numbers of new tokens may share a batch: the surplus is cut off.
         may_cut = self.runner.continues and sampling.is_prefix_of_longer(self.pipe, routed.forward_params)
         key = options_key(sampling.with_new_tokens(routed.forward_params, None) if may_cut else routed.forward_params)
         is_alone = not self._may_share or (sampling.samples(self.pipe, routed.forward_params) and not self.runner.draws_by_row)
@@ -219,7 +220,7 @@ class Phases:
             yield Part(inputs, cost, changed, group, seconds, self._seed(item), item.key, space, item.on_text)
 
     def _cost(self, inputs: Mapping[str, Any]) -> int:
-        """Tokens where a prompt is continued, whatever pictures come with it; elements of the largest tensor elsewhere."""
+        """The tokens of a prompt that is continued, pictures not counted; otherwise the elements of the largest tensor."""
         if self.runner.continues and "input_ids" in inputs:
             return int(inputs["input_ids"].numel())
         return elements(inputs)
@@ -229,7 +230,7 @@ class Phases:
         postprocess_params = {**self._arguments.postprocess_params(item.options), **self.task.postprocess_defaults}
         if self.task.forwards_whole:
             (outputs,) = outputs
-        with self.runner.context():  # what came from inference mode may not be changed in place outside of it
+        with self.runner.context():  # outside of inference mode its tensors cannot be changed in place
             prediction = self.pipe.postprocess(outputs if self._is_chunked else outputs[0], **postprocess_params)
         return self.task.to_output(prediction)
 
@@ -247,7 +248,7 @@ class Phases:
         if self.task.preprocess is not None:
             yield from self.task.preprocess(self.pipe, routed.inputs, self.media_options, **routed.preprocess_params)
         elif self.task.forwards_whole:
-            yield {"inputs": routed.inputs, "before": routed.preprocess_params}, 0.0
+            yield {"inputs": routed.inputs, "preprocess_params": routed.preprocess_params}, 0.0
         else:
             prepared = self.pipe.preprocess(routed.inputs, **routed.preprocess_params)
             for inputs in prepared if self._is_chunked else [prepared]:
@@ -258,7 +259,7 @@ class Phases:
 
 
 def _refuse_misplaced(task: Task, config: JobConfig) -> None:
-    """Raises ModelError for parameters that are no call arguments here."""
+    """Raises ModelError for parameters that belong elsewhere in the config."""
     for name in ("batch_size", "num_workers"):
         if name in config.parameters:
             raise ModelError(f"parameters.{name}: dray makes the batches itself; engine.batch limits them")

@@ -1,4 +1,4 @@
-"""Tensors and predictions as Arrow values, for the trip between processes and to the output."""
+"""Tensors and predictions as bytes and Arrow values, to send them between processes and to write them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Pickler(pickle.Pickler):
         if type(value) is not torch.Tensor:
             return NotImplemented
         tensor = cast("torch.Tensor", value).detach().contiguous()
-        # numpy has no bfloat16: its bits travel as int16
+        # numpy has no bfloat16: the bits are stored as int16
         bits = tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor
         return _tensor, (bits.numpy(), tensor.dtype is torch.bfloat16)
 
@@ -38,22 +38,22 @@ def _tensor(array: np.ndarray, is_bfloat16: bool) -> torch.Tensor:
 
 
 def encode(value: object) -> bytes:
-    """Parts, outputs or options as bytes. Only `decode` of a process that trusts this one may read them."""
+    """Parts, outputs or options as bytes. They are pickled: `decode` them only from a process that you trust."""
     buffer = io.BytesIO()
     _Pickler(buffer, protocol=5).dump(value)
     return buffer.getvalue()
 
 
 def decode(data: bytes) -> object:
-    """What `encode` was given."""
+    """The value that `encode` made these bytes of."""
     return pickle.loads(data)
 
 
 def to_arrow(predictions: list[object], schema: pa.DataType) -> pa.Array:
-    """Predictions as an Arrow array of the task's type; None stays null. Images become PNG, tensors lists.
+    """Predictions as an Arrow array of type `schema`. None becomes null, images become PNG, tensors become lists.
 
     Raises:
-        RowError: a prediction does not have the type; the message says which.
+        RowError: a prediction does not have the type.
     """
     import pyarrow as pa
 
@@ -69,7 +69,7 @@ def to_arrow(predictions: list[object], schema: pa.DataType) -> pa.Array:
 
 
 def _refuse_unknown(prediction: object, schema: pa.DataType) -> None:
-    """Raises ValueError for a field that the type lacks, which Arrow would drop without a word."""
+    """Raises ValueError for a field that the type lacks: Arrow would drop it silently."""
     import pyarrow as pa
 
     record, kind = (prediction[0], schema.value_type) if isinstance(prediction, list) and prediction else (prediction, schema)
@@ -80,7 +80,7 @@ def _refuse_unknown(prediction: object, schema: pa.DataType) -> None:
 
 
 def _nested(tensor: Any, schema: pa.DataType) -> pa.Array:  # noqa: ANN401  # a tensor, or None
-    """A tensor as an array of one value: lists of lists, made from its numbers without a Python object for each."""
+    """A tensor as an Arrow array of one value, nested lists. No Python object is made for each number."""
     import pyarrow as pa
 
     if tensor is None:
@@ -102,7 +102,7 @@ def _nested(tensor: Any, schema: pa.DataType) -> pa.Array:  # noqa: ANN401  # a 
 
 
 def _plain(value: Any) -> object:  # noqa: ANN401  # whatever pipelines give
-    """Numpy and torch values as the Python values they stand for, images as PNG; other values as they are."""
+    """Numpy and torch values as Python values, images as PNG; other values unchanged."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""How a user calls each kind of pipeline: arguments of the item, and other call arguments, in their places."""
+"""How each kind of pipeline is called: with the arguments of the item, and the other call arguments."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ Arguments = dict[str, object]
 
 
 def first_and_named(pipe: Pipeline, arguments: Arguments, options: Arguments) -> object:
-    """`pipe(item, **others)`: the first argument by position, whatever the pipeline calls it."""
+    """Calls `pipe(item, **others)`: the first argument by position, since its name differs between pipelines."""
     main, *others = arguments
     return pipe(arguments[main], **options, **{name: arguments[name] for name in others})
 
 
 def named(pipe: Pipeline, arguments: Arguments, options: Arguments) -> object:
-    """`pipe(text=..., images=...)`: arguments that the row lacks are left out."""
+    """Calls `pipe(text=..., images=...)`, without the arguments that the row lacks."""
     return pipe(**{name: value for name, value in arguments.items() if value is not None}, **options)
 
 
 def pair(pipe: Pipeline, arguments: Arguments, options: Arguments) -> object:
-    """`pipe(text)` or `pipe({"text": ..., "text_pair": ...})`."""
+    """Calls `pipe(text)` or `pipe({"text": ..., "text_pair": ...})`."""
     return pipe(arguments if len(arguments) > 1 else arguments["text"], **options)
 
 
 def request(pipe: Pipeline, arguments: Arguments, options: Arguments) -> object:
-    """`pipe({"state": ..., "questions": ...})`; the questions may stand in the config for all rows."""
+    """Calls `pipe({"state": ..., "questions": ...})`; the config may give the questions for all rows."""
     return pipe({**options, **arguments})

@@ -1,4 +1,4 @@
-"""The call arguments that clients may set: a pipeline takes many more, and some of them open files or run code."""
+"""The call arguments that clients may set. Pipelines take more, some of which open files or run code."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ MOST_LABELS, LONGEST_TEMPLATE = 1000, 1000
 
 
 def allowed(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A client's parameters, without those that are null.
+    """A client's parameters, checked, without those that are null.
 
     Raises:
-        RequestError: one that clients may not set, or that is unknown.
+        RequestError: a parameter is unknown, or clients may not set it.
     """
     kept = {name: value for name, value in given.items() if value is not None}
     for name, value in kept.items():
@@ -52,7 +52,7 @@ def _check_labels(value: object) -> None:
 
 
 def _check_template(value: object) -> None:
-    """Its one field takes a label as it is: a format could make a text of any length of it."""
+    """Allows `{}` once and no other field: a format such as {:9999} would make a very long text."""
     if not isinstance(value, str) or len(value) > LONGEST_TEMPLATE or value.replace("{}", "", 1).count("{"):
         raise RequestError(f"hypothesis_template must be a text of at most {LONGEST_TEMPLATE} characters, {{}} being the label")
 

@@ -1,4 +1,4 @@
-"""A task by its name: aliases, what transformers has removed, and what the installed version lacks."""
+"""Finds a task by its name. Knows aliases, the tasks that transformers removed, and those the installed version lacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classifica
 
 FEATURES = {"input_ids": "feature-extraction", "pixel_values": "image-feature-extraction"}  # by a bare model's main input
 
-# What transformers 5 has removed, and the way to go now.
+# Tasks that transformers 5 removed -> what to use instead.
 REMOVED = {
     "question-answering": "text-generation with a chat model",
     "summarization": "text-generation with a chat model",
@@ -31,8 +31,8 @@ def find_task(name: str) -> Task:
     """The task of that name or alias.
 
     Raises:
-        ConfigError: no such task (removed ones are told what replaces them, others the nearest name), or the installed
-            transformers, or a package that it needs, is without it.
+        ConfigError: there is no such task (the message names its replacement or the nearest name), or a package that it
+            needs is not installed.
     """
     name = ALIASES.get(name, name)
     if name in TASKS:
@@ -45,34 +45,34 @@ def find_task(name: str) -> Task:
 
 
 def is_known(name: str) -> bool:
-    """Whether that is a task's name or alias."""
+    """Whether `name` is the name or alias of a task."""
     return ALIASES.get(name, name) in TASKS
 
 
 def supported(task: Task) -> Mapping[str, Any]:
-    """What the installed transformers says of a task: its auto classes, its default model.
+    """The installed transformers' entry for a task: its auto classes and its default model.
 
     Raises:
-        ConfigError: that version does not have the task.
+        ConfigError: the installed version does not have the task.
     """
     from transformers import __version__
     from transformers.pipelines import SUPPORTED_TASKS
 
     if task.name not in SUPPORTED_TASKS:
         raise ConfigError(f"task: transformers {__version__}, which is installed, has no {task.name}; install a newer one")
-    found: Mapping[str, Any] = SUPPORTED_TASKS[task.name]
-    return found
+    entry: Mapping[str, Any] = SUPPORTED_TASKS[task.name]
+    return entry
 
 
 def special_first() -> list[Task]:
-    """The tasks that the installed transformers has; those whose pipelines take others' models too come last."""
+    """The tasks of the installed transformers, by `Task.general`: those that also take other tasks' models come last."""
     from transformers.pipelines import SUPPORTED_TASKS
 
     return sorted((task for task in TASKS.values() if task.name in SUPPORTED_TASKS), key=lambda task: task.general)
 
 
 def task_without_head(model: type) -> Task | None:
-    """The task of a class of models that have no head: by its methods, or its main input."""
+    """The task of a model class without a head, found by its methods or its main input; None if there is none."""
     if hasattr(model, "get_audio_features") and hasattr(model, "get_text_features"):
         return find_task("zero-shot-audio-classification")
     name = FEATURES.get(getattr(model, "main_input_name", ""))

@@ -1,4 +1,4 @@
-"""Texts that are longer than a model's table of positions: on a CPU an index error, on a GPU the end of the process."""
+"""Refuses texts that are longer than a model's table of positions: they raise on a CPU, and end the process on a GPU."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ TABLES = ("position_embeddings", "embed_positions", "wpe")  # names of these tab
 
 
 def known(pipe: Pipeline, task: Task) -> int | None:
-    """Tokens that a text may have; None where no table of learned positions bounds it."""
+    """The most tokens that a text may have; None where no table of learned positions limits them."""
     from torch.nn import Embedding
 
     if not task.bounded_by_positions:
         return None
     for name, module in pipe.model.named_modules():
         if isinstance(module, Embedding) and name.rpartition(".")[2] in TABLES:
-            offset = getattr(
-                module, "offset", 0 if module.padding_idx is None else module.padding_idx + 1
-            )  # of the first token
+            # the position of the first token
+            offset = getattr(module, "offset", 0 if module.padding_idx is None else module.padding_idx + 1)
             return int(module.num_embeddings) - int(offset)
     return None
 
 
 def refuse_longer(inputs: Mapping[str, Any], most: int | None) -> None:
-    """Raises ValueError for the model's inputs of a text that has more tokens than that."""
+    """Raises ValueError where the text of these model inputs has more than `most` tokens."""
     tokens = inputs["input_ids"].shape[-1] if most is not None and "input_ids" in inputs else 0
     if most is not None and tokens > most:
         raise ValueError(
-            f"the text has {tokens} tokens, and the model knows {most} positions; have it cut off: truncation: true"
+            f"the text has {tokens} tokens, and the model knows {most} positions; set truncation: true to cut it off"
         )

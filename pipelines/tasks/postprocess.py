@@ -1,4 +1,4 @@
-"""What becomes of pipelines' predictions on their way to an Arrow type: media encoded, dynamic keys made values."""
+"""Changes pipelines' predictions so that they fit an Arrow type: encodes media, and makes records of dynamic keys."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ Prediction = dict[str, Any]
 
 
 def as_list(prediction: Prediction | list[Prediction]) -> list[Prediction]:
-    """Text classification gives a bare dict for its single best label only inside, never to its caller."""
+    """A list of scored labels: `postprocess` of text classification returns a single label as a bare dict."""
     return [prediction] if isinstance(prediction, dict) else prediction
 
 
 def flat_masks(prediction: list[Any]) -> list[Prediction]:
-    """Fill-mask nests its answers where a text has several masks; here each says which mask it fills, from 0."""
+    """The answers of fill-mask as one list; `mask` is the number of the mask that an answer fills, from 0.
+
+    The pipeline gives one list for each mask where a text has several.
+    """
     nested = prediction if prediction and isinstance(prediction[0], list) else [prediction]
     return [{"mask": number, **answer} for number, answers in enumerate(nested) for answer in answers]
 
 
 def sound(prediction: Prediction) -> Prediction:
-    """Audio of shape (samples,) or (channels, samples) as 24-bit FLAC; what is beyond full scale is clipped."""
+    """Audio of shape (samples,) or (channels, samples) as 24-bit FLAC, clipped to [-1, 1]."""
     import soundfile
 
     wave, rate = np.asarray(prediction["audio"], np.float32), int(prediction["sampling_rate"])
@@ -33,7 +36,7 @@ def sound(prediction: Prediction) -> Prediction:
 
 
 def masks(prediction: Prediction) -> Prediction:
-    """Boolean masks, (height, width) each, as images of 0 and 255; run lengths and boxes as plain lists."""
+    """Boolean masks, (height, width) each, as images of 0 and 255; scores and boxes as plain lists."""
     from PIL import Image
 
     shown = {**prediction, "masks": [Image.fromarray(np.asarray(mask).astype(np.uint8) * 255) for mask in prediction["masks"]]}
@@ -44,7 +47,7 @@ def masks(prediction: Prediction) -> Prediction:
 
 
 def messages(prediction: list[Prediction]) -> list[Prediction]:
-    """Conversations without their media, every content in the form of the question's: a text, or parts."""
+    """Conversations without their media. Every content has the form that the row's has: a text, or a list of parts."""
     return [{key: _conversation(value) for key, value in record.items()} for record in prediction]
 
 
@@ -64,7 +67,7 @@ def _content(content: object, in_parts: bool) -> object:
 
 
 def answers(prediction: Mapping[str, Prediction]) -> list[Prediction]:
-    """One record per question, with its name; what is keyed by option becomes records too."""
+    """One record for each question, with its name; dicts with a key for each option become lists of records too."""
     return [
         {
             **answer,
@@ -81,12 +84,12 @@ def _records(by_option: Mapping[str, object] | None, name: str) -> list[Predicti
 
 
 def ranked_records(prediction: Mapping[str, Any]) -> list[Prediction]:
-    """Zero-shot labels with their scores as records, as Hugging Face's inference API gives them."""
+    """Zero-shot labels and their scores as records, as in Hugging Face's inference API."""
     return [{"label": label, "score": score} for label, score in zip(prediction["labels"], prediction["scores"], strict=True)]
 
 
 def nested_masks(prediction: list[Prediction]) -> list[Any]:
-    """What `flat_masks` made flat: the answers for one mask; of several, a list for each."""
+    """The inverse of `flat_masks`: the answers for one mask, or a list of answers for each of several."""
     masks = [[answer for answer in prediction if answer["mask"] == mask] for mask in range(1 + prediction[-1]["mask"])]
     nested = [[{name: value for name, value in answer.items() if name != "mask"} for answer in answers] for answers in masks]
     return nested if len(nested) > 1 else nested[0]

@@ -1,4 +1,4 @@
-"""Arrow types of predictions: the pipelines' own structs and lists, with media as encoded bytes."""
+"""Arrow types of predictions: structs and lists as in the pipelines' output, with media as encoded bytes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Shape:
         pipe: the pipeline.
         postprocess_params: arguments of its `postprocess`.
         columns: pipeline argument -> Arrow type of its column.
-        output: (dimensions, size of the last) of the model's main output, where that could be found out.
+        output: (dimensions, size of the last) of the model's main output; None where that is not known.
     """
 
     pipe: Pipeline
@@ -65,12 +65,12 @@ class Shape:
     output: tuple[int, int] | None = None
 
     def asks(self, option: str) -> bool:
-        """Whether the option is on, for all rows or, by a column, for some."""
+        """Whether the option is on for all rows, or a column may turn it on for some."""
         return bool(self.postprocess_params.get(option)) or option in self.columns
 
 
 def transcript(shape: Shape) -> pa.DataType:
-    """Speech recognition: the text, and its chunks where timestamps or languages are asked for."""
+    """Speech recognition: the text, and its chunks if timestamps or languages are requested."""
     fields = [("text", STRING)]
     if shape.asks("return_timestamps") or shape.asks("return_language"):
         chunk = [("text", STRING), ("timestamp", pa.list_(DOUBLE))]
@@ -81,7 +81,7 @@ def transcript(shape: Shape) -> pa.DataType:
 
 
 def entities(shape: Shape) -> pa.DataType:
-    """Token classification: tokens, or groups of them under an aggregation strategy."""
+    """Token classification: tokens, or groups of tokens if there is an aggregation strategy."""
     tokens, groups = [("entity", STRING), ("index", INT)], [("entity_group", STRING)]
     strategy = getattr(shape.postprocess_params.get("aggregation_strategy"), "value", "none")
     what = tokens if strategy == "none" else groups
@@ -91,7 +91,7 @@ def entities(shape: Shape) -> pa.DataType:
 
 
 def masks(shape: Shape) -> pa.DataType:
-    """Mask generation: PNG masks with their scores, and what else was asked for."""
+    """Mask generation: PNG masks with their scores, and run lengths and boxes if requested."""
     fields = [("masks", pa.list_(BINARY)), ("scores", pa.list_(DOUBLE))]
     if shape.asks("output_rle_mask"):
         fields.append(("rle_mask", pa.list_(pa.struct([("size", pa.list_(INT)), ("counts", pa.list_(INT))]))))
@@ -101,7 +101,7 @@ def masks(shape: Shape) -> pa.DataType:
 
 
 def features(shape: Shape) -> pa.DataType:
-    """Nested lists as deep as the model's output has dimensions; the last is of fixed size where that is the features."""
+    """Feature extraction: nested lists, one level for each dimension; the last is of fixed size if it holds the features."""
     dimensions, size = shape.output or (3, -1)
     is_fixed = size > 0 and dimensions <= 3
     kind = pa.list_(pa.float32(), size) if is_fixed else pa.list_(pa.float32())
@@ -111,7 +111,7 @@ def features(shape: Shape) -> pa.DataType:
 
 
 def generated(shape: Shape) -> pa.DataType:
-    """Text generation: texts, token ids, or for chats the conversation with the answer."""
+    """Text generation: a text, token ids, or for chats the conversation with the answer."""
     kind = _return_type(shape)
     if kind == "TENSORS":
         return pa.list_(pa.struct([("generated_token_ids", pa.list_(INT))]))
@@ -120,18 +120,18 @@ def generated(shape: Shape) -> pa.DataType:
 
 
 def answered(shape: Shape) -> pa.DataType:
-    """Multimodal generation: what was asked, beside what was generated."""
+    """Multimodal generation: the input text, and what was generated."""
     kind = _return_type(shape)
-    asked = _chat(shape.columns.get("text")) or STRING
+    text = _chat(shape.columns.get("text")) or STRING
     results = {
-        "text": ("generated_text", asked if kind == "FULL_TEXT" else STRING),
+        "text": ("generated_text", text if kind == "FULL_TEXT" else STRING),
         "image": ("generated_image", BINARY),
         "audio": ("generated_audio", pa.list_(pa.float32())),
     }
     result = results[str(shape.postprocess_params.get("generation_mode") or "text")]
     if kind == "TENSORS":
         result = ("generated_token_ids", pa.list_(INT))
-    return pa.list_(pa.struct([("input_text", asked), result]))
+    return pa.list_(pa.struct([("input_text", text), result]))
 
 
 def _return_type(shape: Shape) -> str:
@@ -139,7 +139,7 @@ def _return_type(shape: Shape) -> str:
 
 
 def _chat(column: pa.DataType | None) -> pa.DataType | None:
-    """The type of conversations, if the column holds such."""
+    """The type of conversations, if the column holds conversations."""
     if column is None or not (pa.types.is_list(column) or pa.types.is_large_list(column)):
         return None
     message = column.value_type

@@ -1,4 +1,4 @@
-"""Speech recognition: audio as model inputs while it is decoded, and outputs cut to their own length."""
+"""Speech recognition: makes model inputs while audio is decoded, and cuts padding off outputs."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def preprocess(
     chunk_length_s: float = 0,
     stride_length_s: float | tuple[float, float] | None = None,
 ) -> Iterator[tuple[Inputs, float]]:
-    """What the pipeline's own `preprocess` yields, without the whole recording in memory.
+    """Yields what the pipeline's own `preprocess` yields, without holding the whole recording in memory.
 
     Args:
         pipe: an AutomaticSpeechRecognitionPipeline.
-        cell: as `media.audio` takes it.
-        options: where it may come from.
+        cell: the value of a cell, as `media.audio` takes it.
+        options: how media are read.
         chunk_length_s: seconds of a chunk; 0: the recording is one chunk.
-        stride_length_s: seconds of overlap, both sides alike or (left, right).
+        stride_length_s: seconds of overlap: of each side, or (left, right).
 
     Yields:
-        (model inputs, seconds of audio not seen in an earlier chunk).
+        (model inputs, seconds of audio that no earlier chunk covers).
     """
     rate = options.rate
     if not chunk_length_s:
@@ -59,7 +59,7 @@ def preprocess(
 
 
 def _features(pipe: Pipeline, chunk: Samples) -> Inputs:
-    """The features of one chunk as transformers' `chunk_iter` makes them."""
+    """The features of one chunk, made by transformers' `chunk_iter`."""
     from transformers.pipelines.automatic_speech_recognition import chunk_iter
 
     chunk = _long_enough(pipe, chunk)
@@ -68,7 +68,7 @@ def _features(pipe: Pipeline, chunk: Samples) -> Inputs:
 
 
 def _long_enough(pipe: Pipeline, samples: Samples) -> Samples:
-    """Zeros after a chunk too short for the model's convolutions, which transformers' pipeline crashes on."""
+    """The samples; followed by zeros if they are too few for the model's convolutions, which would raise."""
     kernels = getattr(pipe.model.config, "conv_kernel", None)
     if pipe.type != "ctc" or not isinstance(kernels, (list, tuple)):
         return samples
@@ -81,9 +81,9 @@ def _long_enough(pipe: Pipeline, samples: Samples) -> Samples:
 def trim(
     pipe: Pipeline, inputs: Mapping[str, torch.Tensor], output: dict[str, object], forward_params: Mapping[str, object]
 ) -> dict[str, object]:
-    """Cuts off the frames of a CTC output that stand for padding; other outputs stay as they are.
+    """The output of one part; of a CTC model, without the frames of padding.
 
-    The library cuts only where the part has a stride; without, it decodes what the model makes of padding.
+    transformers cuts them off only where the part has a stride; without a stride it would decode them.
     """
     frames = frames_of(pipe.model, inputs[pipe.model.main_input_name].shape[1]) if pipe.type == "ctc" else None
     if frames is None:
@@ -93,10 +93,11 @@ def trim(
 
 
 def shares(pipe: Pipeline, inputs: Mapping[str, torch.Tensor], forward_params: Mapping[str, object]) -> Hashable:
-    """Padding changes results in two cases, and parts of different lengths then do not share a batch, or none do.
+    """The group of a part: parts may share a batch if padding does not change their results.
 
-    Group normalization over time sees padding, whatever the mask says. Whisper finds the times of words in attention weights
-    that it normalizes over the whole batch.
+    Padding changes results in two cases. Group normalization over time includes padding in spite of the mask: only parts of
+    equal length share a batch. Whisper finds the times of words in attention weights that it normalizes over the whole batch:
+    no parts share one.
     """
     if getattr(pipe, "type", None) == "seq2seq_whisper" and forward_params.get("return_timestamps") == "word":
         return Sharing.ALONE

@@ -1,4 +1,4 @@
-"""The task table: every task of transformers that dray runs. `Task` says what the entries mean."""
+"""The task table: every task of transformers that dray runs. `Task` explains the fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task says of itself: its arguments, its batches, its predictions, and what clients may ask of it."""
+"""The definition of a task: its arguments, its batches, its predictions, and what clients may set."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ class Task:
     Attributes:
         name: as transformers names it.
         modality: of its main input.
-        arguments: what a row gives: argument of the pipeline -> how the value in its cell becomes what the pipeline takes.
-        schema: Arrow type of a prediction.
+        arguments: argument of the pipeline that a row gives -> function from the value of its cell to that argument.
+        schema: returns the Arrow type of a prediction.
         call: calls the pipeline with (arguments, options) as a user would.
         generates: whether its answer is text that continues a prompt.
-        transcribes: whether it makes text of recordings of any length.
+        transcribes: whether it turns recordings of any length into text.
         embeds: whether its prediction is one vector, or a vector for each token, of a text.
-        optional: whether a row may lack the first argument, having others.
-        fans_out: whether an item can have many parts that are worth spreading over the pool.
-        preprocess: replaces the pipeline's own where that would hold a whole recording in memory.
+        optional: whether a row may lack the first argument if it has others.
+        fans_out: whether an item can have so many parts that several workers should share them.
+        preprocess: replaces the pipeline's own, which would hold a whole recording in memory.
         forwards_whole: whether `preprocess` needs the weights, so that the forward phase does both.
-        shares: (pipeline, model inputs, forward's arguments) -> what parts of a batch have in common; ALONE: nothing.
-        trim: (pipeline, model inputs, output, forward's arguments) -> output without what stands for padding.
-        postprocess_defaults: postprocessing arguments that are always set, because what they give is cheaper to carry.
-        to_output: what becomes of the pipeline's prediction on its way to the schema.
-        needs: packages that dray itself does without.
-        continuous: whether transformers' continuous batching does the task.
-        postprocess_arguments: arguments of the item that postprocessing is given as well, among the options.
+        shares: (pipeline, model inputs, forward's arguments) -> group of the part; parts of one group may share a batch.
+        trim: (pipeline, model inputs, output, forward's arguments) -> output without padding.
+        postprocess_defaults: postprocessing arguments that are always set, because their results are cheaper to send.
+        to_output: turns the pipeline's prediction into a value of the schema.
+        needs: packages that the task needs and dray does not.
+        continuous: whether transformers' continuous batching can run the task.
+        postprocess_arguments: arguments of the item that postprocessing takes too, among the options.
         hints: text in an error of preprocessing -> what the user can do about it.
-        bounded_by_positions: whether its models count positions from the first token to the last.
-        general: whether its pipeline takes the models of more special tasks too; its rank among those, 0 for others.
+        bounded_by_positions: whether a model's table of positions limits the number of tokens.
+        general: above 0 if its pipeline also takes models of more special tasks; the higher, the more general.
         view: how a page shows its predictions.
         client_parameters: call arguments that clients of a service may set; others open files or run code.
         endpoints: paths of OpenAI's API below /v1 that it answers.
-        to_client: a stored prediction -> what Hugging Face's inference API answers.
+        to_client: a stored prediction -> the answer of Hugging Face's inference API.
         answers_with_list: whether that API answers a single input with a list of one answer.
-        phases: the class that runs it, where that is not `Phases`.
+        phases: the class that runs it; None: `Phases`.
     """
 
     name: str
@@ -99,12 +99,12 @@ class Task:
 
     @property
     def preprocess_only(self) -> tuple[str, ...]:
-        """Those of its arguments that only preprocessing is given."""
+        """The names of the arguments that only preprocessing takes."""
         return tuple(name for name in self.arguments if name not in self.postprocess_arguments)
 
     @property
     def elements(self) -> int:
-        """Padded elements (tokens, samples, pixels) of a batch on a CPU."""
+        """The padded elements (tokens, samples, pixels) of a batch on a CPU."""
         return GENERATED_ELEMENTS if self.generates else ELEMENTS[self.modality]
 
     @property
@@ -119,5 +119,5 @@ class Task:
 
     @property
     def takes_labels(self) -> bool:
-        """Whether the labels to choose from come with each call."""
+        """Whether each call gives the labels to choose from."""
         return "candidate_labels" in self.client_parameters

@@ -1,4 +1,4 @@
-"""`make bench`: runs everything that is measured, and writes it to RESULTS.md. `bench.py PART ...` does some of it anew."""
+"""`make bench`: measures everything, and writes docs/results.md. `bench.py PART ...` measures only these parts again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from machine import described
 from workloads import WORKLOADS
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "RESULTS.md"
+RESULTS = HERE.parents[1] / "docs" / "results.md"
 PARTS = {
     **{workload.title[0].upper() + workload.title[1:]: ["speed.py", name] for name, workload in WORKLOADS.items()},
     "Float32 and bfloat16": ["halves.py"],
