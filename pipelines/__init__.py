@@ -1,1 +1,1 @@
-"""The model side of dray: transformers pipelines, run phase by phase. Imports no Ray."""
+"""The model side of dray: runs transformers pipelines phase by phase. Imports no Ray."""

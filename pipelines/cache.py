@@ -1,4 +1,4 @@
-"""The folder of this node where fetched models and tuned batch sizes are kept."""
+"""The folder on this node for fetched models and tuned batch sizes."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Where this node keeps models: under DRAY_CACHE, or in the home folder."""
+    """The folder of this node's models: in DRAY_CACHE, or in ~/.cache/dray."""
     return Path(os.environ.get("DRAY_CACHE") or "~/.cache/dray").expanduser() / "models"

@@ -1,4 +1,4 @@
-"""The config of a job. The field descriptions are the manual: `dray config` prints them."""
+"""The config of a job. `dray config` prints the descriptions of the fields as the manual."""
 
 from __future__ import annotations
 
@@ -24,121 +24,132 @@ from pydantic import (
 from dray.pipelines.errors import ConfigError, nearest
 
 OPENAI = "openai"  # input.format of OpenAI's Batch files
-RENAMED = {"engine.actors": "engine.copies"}  # keys of earlier versions, which keep working
+RENAMED = {"engine.actors": "engine.copies"}  # keys of earlier versions, which still work -> their names now
 
 
 class Section(BaseModel):
-    """A part of the config: immutable, and unknown keys are errors."""
+    """A section of the config. It is immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class InputConfig(Section):
-    """What is read."""
+    """The input of the job."""
 
     path: str | tuple[str, ...] = Field(description="folder, glob or file, or a list of them; local or any fsspec URL")
     format: Literal["parquet", "jsonl", "csv", "text", "files", "webdataset", "arrow", "openai"] | None = Field(
         None,
         description="parquet, jsonl, csv, text (a row per line), files (a row per audio, image or video file), webdataset "
-        "(tars), arrow (Feather, or a folder saved by datasets), openai (OpenAI's Batch files); default: by the files' suffix",
+        "(tars), arrow (Feather, or a folder saved by datasets), openai (OpenAI's Batch files); default: from the file suffix",
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="pipeline argument -> column; default: the column named as the argument. "
-        "Other call arguments may come from columns too",
+        description="pipeline argument -> column; default: the column with the name of the argument. "
+        "Columns may also give other call arguments",
     )
     id: str | None = Field(
-        None, description="column that names a row; default: source file and row position, in Batch files custom_id"
+        None, description="column with the name of each row; default: file and position of the row, in Batch files custom_id"
     )
-    storage_options: dict[str, JsonValue] = Field(default_factory=dict, description="as fsspec takes them")
+    storage_options: dict[str, JsonValue] = Field(default_factory=dict, description="options of the storage, passed to fsspec")
     changed: Literal["refuse", "redo"] = Field(
         "refuse",
-        description="what becomes of a file that was changed after rows of it were finished: the job is refused, or "
-        "they are done again",
+        description="if an input file was changed after rows of it were finished: refuse the job, or redo these rows",
     )
     max_media_bytes: PositiveInt = Field(
         2 << 30,
-        description="a row fails whose download or image file is larger, or whose picture, or recording that is needed as a "
-        "whole, is larger when decoded",
+        description="a row fails if its download or image file is larger than this; also if its decoded picture is, or its "
+        "decoded recording where the whole recording must be in memory",
     )
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """`path` as a list."""
+        """`path` as a tuple."""
         return (self.path,) if isinstance(self.path, str) else self.path
 
 
 class OutputConfig(Section):
-    """Where the results go."""
+    """The output of the job."""
 
     path: str = Field(description="folder; local or any fsspec URL")
-    format: Literal["parquet", "jsonl"] = Field("parquet", description="format of the files under data/")
-    keep: tuple[str, ...] = Field((), description="input columns copied to the output")
-    subtitles: tuple[Literal["srt", "vtt"], ...] = Field((), description="subtitle files written for each recording")
-    storage_options: dict[str, JsonValue] | None = Field(None, description="default: the input's")
+    format: Literal["parquet", "jsonl"] = Field("parquet", description="format of the files in data/")
+    keep: tuple[str, ...] = Field((), description="input columns to copy to the output")
+    subtitles: tuple[Literal["srt", "vtt"], ...] = Field(
+        (), description="formats of subtitle files to write for each recording"
+    )
+    storage_options: dict[str, JsonValue] | None = Field(
+        None, description="options of the storage, passed to fsspec; default: input.storage_options"
+    )
 
 
 class EngineConfig(Section):
     """How the model runs."""
 
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...; auto: an accelerator where there is one")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...; auto: an accelerator if there is one")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="auto: as the model was saved; in a job of some minutes bfloat16 instead of float32 where the hardware is "
-        "faster with it and a trial on rows of the input gives the same results",
+        description="precision of the weights; auto: as the model was saved, but a job of several minutes uses bfloat16 "
+        "instead of float32 if the hardware is faster with it and a trial on rows of the input gives the same results",
     )
     device_map: str | dict[str, JsonValue] | None = Field(
         None,
-        description="instead of device: auto, or module -> device, cpu or disk, as from_pretrained takes it; "
-        "with model_kwargs.max_memory and offload_folder",
+        description="replaces device: auto, or module -> device, cpu or disk, as from_pretrained takes it; "
+        "model_kwargs.max_memory and model_kwargs.offload_folder belong to it",
     )
     batch: Literal["auto"] | PositiveInt = Field(
         "auto",
-        description="model inputs per batch; auto: as many as fit a budget of padded elements, which dray tune, or a worker of "
-        "a job of some minutes, finds for each length of the data",
+        description="model inputs per batch; auto: as many as fit a budget of padded elements (tokens, samples, pixels), which "
+        "dray tune, or a job of several minutes itself, finds for each length of the data",
     )
     continuous_batching: Literal["auto"] | bool = Field(
         "auto", description="transformers' continuous batching for greedy text generation; auto: on accelerators"
     )
-    copies: Literal["auto"] | PositiveInt = Field("auto", description="copies of the model; auto: from the cluster")
+    copies: Literal["auto"] | PositiveInt = Field("auto", description="copies of the model; auto: as many as the cluster holds")
     layout: Literal["auto", "fused", "staged"] = Field(
-        "auto", description="fused: one pool does all phases; staged: a pool per phase; auto: staged with accelerators"
+        "auto", description="fused: one pool runs all phases; staged: a pool per phase; auto: staged with accelerators"
     )
-    seed: int = Field(0, ge=0, description="of random numbers; each row draws its own, the same in every run")
+    seed: int = Field(0, ge=0, description="seed of random numbers; each row has its own random numbers, the same in every run")
     compile: bool = Field(
         False,
-        description="torch.compile the model; texts are padded to one of a few lengths, and the first batch of each waits for "
-        "the compiler: for jobs of hours",
+        description="compile the model with torch.compile; texts are padded to one of a few lengths, and the first batch of "
+        "each length waits for the compiler; useful for jobs of hours",
     )
 
 
 class ErrorsConfig(Section):
-    """When rows fail."""
+    """How failed rows are handled."""
 
-    max_failed_fraction: float = Field(0.05, ge=0, le=1, description="more failed rows than this: the job exits with 1")
+    max_failed_fraction: float = Field(
+        0.05, ge=0, le=1, description="the job exits with 1 if more than this fraction of the rows failed"
+    )
     timeout_s: float = Field(
         600,
         gt=0,
-        description="seconds that one phase of a row, or the model with one batch, may take; a worker that takes longer is "
-        "stopped and replaced, and the row that is to blame fails",
+        description="the most seconds for one phase of a row, or for the model with one batch; a worker that takes longer is "
+        "stopped and replaced, and the row that causes it fails",
     )
 
 
 class ServeConfig(Section):
-    """The model behind HTTP."""
+    """The HTTP service, `dray serve`."""
 
-    host: str = Field("127.0.0.1", description="address to listen at; 0.0.0.0: every one of this machine")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen at")
-    min_replicas: PositiveInt = Field(1, description="copies of the service at least")
-    max_replicas: PositiveInt = Field(1, description="copies at most; between the two as many as the requests need")
-    max_requests: PositiveInt = Field(256, description="requests under way in a copy; more are told to come again (503)")
-    max_bytes: PositiveInt = Field(64 << 20, description="of a request, or of a medium that it names; more is refused (413)")
-    max_seconds: PositiveFloat = Field(14_400.0, description="of a recording; longer ones are refused (413)")
-    max_pixels: PositiveInt = Field(64 << 20, description="of a picture; larger ones are refused (413)")
-    max_new_tokens: PositiveInt = Field(4096, description="that a client may ask for; more is refused (422)")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0: all addresses of this machine")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    min_replicas: PositiveInt = Field(1, description="the fewest copies of the service")
+    max_replicas: PositiveInt = Field(1, description="the most copies of the service; their number depends on the requests")
+    max_requests: PositiveInt = Field(
+        256, description="the most unanswered requests in a copy; further ones are refused, to be sent again later (503)"
+    )
+    max_bytes: PositiveInt = Field(
+        64 << 20, description="the most bytes of a request, or of a medium at a URL; else refused (413)"
+    )
+    max_seconds: PositiveFloat = Field(14_400.0, description="the most seconds of a recording; longer ones are refused (413)")
+    max_pixels: PositiveInt = Field(64 << 20, description="the most pixels of a picture; larger ones are refused (413)")
+    max_new_tokens: PositiveInt = Field(
+        4096, description="the most new tokens of a request; requests for more are refused (422)"
+    )
     urls: list[str] = Field(
         default_factory=list,
-        description="beginnings of the URLs that clients may name instead of sending the medium, as https://media.example.org/",
+        description="prefixes of the URLs that clients may send instead of the medium, for example https://media.example.org/",
     )
 
 
@@ -146,7 +157,7 @@ class JobConfig(Section):
     """One job: task, model, input, output."""
 
     task: str | None = Field(
-        None, description="any transformers task or alias; default: the model card's pipeline_tag, or by the architecture"
+        None, description="a transformers task or alias; default: pipeline_tag of the model card, or from the architecture"
     )
     model: str | None = Field(
         None,
@@ -155,14 +166,14 @@ class JobConfig(Section):
         "to DRAY_CACHE or ~/.cache/dray with input.storage_options; default: the task's default model in transformers",
     )
     revision: str | None = Field(
-        None, description="branch, tag or commit of a hub model; in an object store: the version it must have"
+        None, description="branch, tag or commit of a hub model; of a model in an object store, the version it must have"
     )
     input: InputConfig
     output: OutputConfig
-    parameters: dict[str, JsonValue] = Field(default_factory=dict, description="exactly the pipeline's own call arguments")
+    parameters: dict[str, JsonValue] = Field(default_factory=dict, description="call arguments of the transformers pipeline")
     model_kwargs: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="exactly from_pretrained's: quantization_config, attn_implementation ...; a model's own code is run only "
+        description="arguments of from_pretrained: quantization_config, attn_implementation ...; a model's own code is run only "
         "with trust_remote_code: true, pickled weights are loaded only with use_safetensors: false",
     )
     engine: EngineConfig = EngineConfig()
@@ -179,22 +190,22 @@ class JobConfig(Section):
     @field_validator("model_kwargs", mode="before")
     @classmethod
     def _text_keys(cls, value: object) -> object:
-        """YAML's integer keys, as in max_memory, as text."""
+        """Integer keys, which YAML allows for instance in max_memory, as text."""
         if isinstance(value, Mapping):
             return {str(key): cls._text_keys(inner) for key, inner in value.items()}
         return value
 
 
 def load_config(path: str | PathLike[str], overrides: Sequence[str] | Mapping[str, object] = ()) -> JobConfig:
-    """Reads a YAML file.
+    """The config in a YAML file.
 
     Args:
         path: the file.
-        overrides: as of `with_overrides`; or "key.key=value" each, whose value is YAML: numbers, lists and null mean what they
-            mean in the file.
+        overrides: as in `with_overrides`, or a list of "key.key=value"; the value is YAML, as in the file.
 
     Raises:
-        ConfigError: no such file, not YAML, an unknown key (the nearest known one is named) or a wrong value.
+        ConfigError: there is no such file, it is not YAML, or has an unknown key (the nearest known one is named) or a wrong
+            value.
     """
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -209,7 +220,7 @@ def load_config(path: str | PathLike[str], overrides: Sequence[str] | Mapping[st
 
 
 def parse_config(raw: Mapping[str, object]) -> JobConfig:
-    """Checks a config given as nested dicts. Raises ConfigError with one sentence for the first mistake."""
+    """The config in nested dicts. Raises ConfigError with one sentence for the first mistake."""
     try:
         return JobConfig.model_validate(_with_new_names(raw))
     except ValidationError as error:
@@ -217,7 +228,7 @@ def parse_config(raw: Mapping[str, object]) -> JobConfig:
 
 
 def _with_new_names(raw: Mapping[str, object]) -> Mapping[str, object]:
-    """The config with keys of earlier versions under their new names; says so on stderr."""
+    """The config with keys of earlier versions renamed, which it reports on stderr."""
     for old, new in RENAMED.items():
         section, name = old.split(".")
         keys = raw.get(section)
@@ -231,7 +242,7 @@ def _with_new_names(raw: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def with_overrides(raw: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:
-    """A config with other values for some keys, as {"engine.batch": 16}. Raises ConfigError for a key below a value."""
+    """A config with other values for some keys, as {"engine.batch": 16}. Raises ConfigError if a key's section is a value."""
     changed = dict(raw)
     for key, value in overrides.items():
         *parents, last = key.split(".")
@@ -246,7 +257,7 @@ def with_overrides(raw: Mapping[str, object], overrides: Mapping[str, object]) -
 
 
 def _assignment(text: str) -> tuple[str, object]:
-    """Key and value of "key=value"."""
+    """(key, value) of "key=value"."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {text}: write key=value, for example --set engine.batch=16")
@@ -257,7 +268,7 @@ def _assignment(text: str) -> tuple[str, object]:
 
 
 def _explain(error: ValidationError) -> str:
-    """The first mistake as a sentence; unknown keys first, for a misspelt key is also a missing one."""
+    """The first mistake as a sentence. Unknown keys come first, since a misspelt key is also a missing one."""
     details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     detail = details[0]
     location = [str(part) for part in detail["loc"]]
@@ -271,7 +282,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _public_name(location: list[str]) -> str:
-    """The key's path without the names pydantic adds for the members of a union."""
+    """The key's path, without the names that pydantic adds for the members of a union."""
     model: type[BaseModel] = JobConfig
     name: list[str] = []
     for part in location:

@@ -1,4 +1,4 @@
-"""The config reference: every key, its default and what it means, from the schema itself."""
+"""The config reference: every key, its default and its description, read from the schema."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dray.pipelines.config import JobConfig
 
 
 def describe(model: type[BaseModel] = JobConfig, prefix: str = "") -> list[tuple[str, str, str]]:
-    """(key, default, description) of every field, sections flattened, in the order of the file."""
+    """(key, default, description) of every field, in order; the fields of sections have keys like engine.batch."""
     rows: list[tuple[str, str, str]] = []
     for name, field in model.model_fields.items():
         annotation = field.annotation

@@ -1,19 +1,19 @@
 """The exceptions of dray.
 
 DrayError
-├── UsageError            the user can mend it; exit 2, before any work
-│   ├── ConfigError       a key or value of the YAML file
-│   ├── InputError        what is to be read
-│   ├── OutputError       where the results are to go
-│   └── ModelError        the model, or a parameter it does not take
-├── JobError              the work was begun and could not be finished; exit 1
-│   └── StorageError      a storage or network has failed again and again
-├── FaultError            dray's own code is at fault, and no row; the job stops
-├── RowError              one row fails; the job goes on
-├── RequestError          a service cannot answer a request as it is
-└── BusyError             a service has as many requests as it can take
+├── UsageError            the user can correct it; exit 2, before any work
+│   ├── ConfigError       in a key or value of the YAML file
+│   ├── InputError        in the input
+│   ├── OutputError       in the output folder
+│   └── ModelError        in the model, or a parameter that it does not take
+├── JobError              the work was started and cannot be finished; exit 1
+│   └── StorageError      a storage or network failed repeatedly
+├── FaultError            a bug in dray, not a bad row; the job stops
+├── RowError              one row fails; the job continues
+├── RequestError          a service cannot answer a request, because of the request
+└── BusyError             a service has too many requests
 
-LimitError (a ValueError) is what decoding raises for media that are too long or too large; it becomes a RowError.
+LimitError (a ValueError) is raised for media that are too long or too large; it becomes a RowError.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-STAND_INS = ("dray.pipelines.internals.linear",)  # modules whose functions stand in for a library's
-MESSAGE_CHARACTERS = 2000  # of what a failed row says: decoders and tokenizers quote whole cells
+STAND_INS = ("dray.pipelines.internals.linear",)  # modules whose functions replace a library's
+MESSAGE_CHARACTERS = 2000  # of the message of a failed row: decoders and tokenizers may quote the whole input
 
 
 class DrayError(Exception):
-    """Anything dray raises on purpose. Its message is one sentence a user can act on."""
+    """The base of all errors that dray raises on purpose. The message is one sentence that says what to do."""
 
 
 class UsageError(DrayError):
-    """A mistake found before any work was done."""
+    """A mistake of the user, found before any work was done."""
 
 
 class ConfigError(UsageError):
@@ -40,11 +40,11 @@ class ConfigError(UsageError):
 
 
 class InputError(UsageError):
-    """The input cannot be read: no such path, format, column, or no rows."""
+    """The input cannot be read: there is no such path, format or column, or there are no rows."""
 
 
 class OutputError(UsageError):
-    """The output folder cannot be written, or holds the result of different work."""
+    """The output folder cannot be written, or holds the results of another job."""
 
 
 class ModelError(UsageError):
@@ -52,7 +52,7 @@ class ModelError(UsageError):
 
 
 class JobError(DrayError):
-    """The job was started and stopped before it was done."""
+    """The job was started and cannot be finished."""
 
 
 class RowError(DrayError):
@@ -65,13 +65,13 @@ class RowError(DrayError):
     """
 
     def __init__(self, stage: str, kind: str, message: str, attempts: int = 1) -> None:
-        """`message` says what is wrong with the row; it is shortened to MESSAGE_CHARACTERS, and made fit for UTF-8."""
+        """`message` says what is wrong with the row; it is shortened to MESSAGE_CHARACTERS and made valid UTF-8."""
         super().__init__(_presentable(message) or kind)
         self.stage, self.kind, self.attempts = stage, kind, attempts
 
     @classmethod
     def wrap(cls, stage: str, error: BaseException) -> RowError:
-        """`error`, raised while `stage` worked on a row."""
+        """A RowError for an error that a row raised in phase `stage`; a RowError is returned unchanged."""
         if isinstance(error, cls):
             return error
         return cls(stage, type(error).__name__, _said(error))
@@ -82,11 +82,11 @@ class RowError(DrayError):
 
 
 class FaultError(DrayError):
-    """A fault of dray's own code: no row is to blame, and the job stops."""
+    """A bug in dray: no row is to blame, and the job stops."""
 
     @classmethod
     def of(cls, error: BaseException) -> FaultError:
-        """The fault that an exception shows, with the place where it was raised."""
+        """A FaultError for an exception; the message has the place where it was raised."""
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno}"
         what = f"{type(error).__name__}: {first_line(error)}"
@@ -94,30 +94,30 @@ class FaultError(DrayError):
 
 
 class LimitError(ValueError):
-    """A medium is longer or larger than its source allows."""
+    """A medium is longer or larger than the service allows."""
 
 
 class BusyError(DrayError):
-    """A service does not take the request now; it may later."""
+    """A service does not accept the request now; the client may try again later."""
 
 
 class RequestError(DrayError):
-    """A client's request cannot be answered as it is. The message is for the client.
+    """A client's request cannot be answered, because of the request. The message is for the client.
 
     Attributes:
         status: of the HTTP answer: 401, 404, 413 or 422.
     """
 
     def __init__(self, message: str, status: int = 422) -> None:
-        """`message` says what is wrong, and nothing of this machine."""
+        """`message` says what is wrong; it must not reveal anything about this machine."""
         super().__init__(message)
         self.status = status
 
 
 def is_own_fault(error: BaseException) -> bool:
-    """Whether dray's own code has raised this, and not a library, or the model, that it called.
+    """Whether dray's own code raised this error, not a library or the model.
 
-    Code that stands in for an operation of a library counts as the library's.
+    Code in STAND_INS, which replaces operations of a library, does not count as dray's.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     module = str(frames[-1].f_globals.get("__name__", "")) if frames else ""
@@ -127,30 +127,30 @@ def is_own_fault(error: BaseException) -> bool:
 def _said(error: BaseException) -> str:
     try:
         return str(error) or repr(error)
-    except Exception:  # messages may be made only when they are asked for, and that fail
+    except Exception:  # some errors make their message in __str__, which may raise too
         return ""
 
 
 def _presentable(message: str) -> str:
-    """At most MESSAGE_CHARACTERS characters, the end cut off; lone surrogates as escapes."""
+    """The message cut to MESSAGE_CHARACTERS characters, with lone surrogates as escapes."""
     cut = f"... ({len(message)} characters)" if len(message) > MESSAGE_CHARACTERS else ""
     kept = message[: MESSAGE_CHARACTERS - len(cut)].encode("utf-8", "backslashreplace").decode()
     return kept[: MESSAGE_CHARACTERS - len(cut)].strip() + cut
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its class where the message is empty."""
+    """The first line of an error's message; the name of its class if the message is empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def reason(error: BaseException) -> str:
-    """An I/O error in a few words."""
+    """The message of an I/O error, in one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """`, did you mean X?` for the known name nearest to `name`, or the whole list of names."""
+    """`, did you mean X?` for the known name nearest to `name`; `; known are ...` if none is near."""
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f", did you mean {close[0]}?"
@@ -158,4 +158,4 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 class StorageError(JobError, OSError):
-    """A storage has failed again and again; another attempt has to wait for a person, or for a later run."""
+    """A storage failed repeatedly, and is not tried again in this run."""

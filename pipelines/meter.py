@@ -1,4 +1,4 @@
-"""Figures of the work on rows, which add up to those of a job."""
+"""Figures of the work on rows; their sums are the figures of a job."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ LARGEST, SMALLEST = ("peak_bytes",), ("first_forward", "batch_elements")  # the 
 
 @dataclass
 class Meter:
-    """What the work on a row took. Sums over rows are the job's figures.
+    """The figures of the work on one row. Their sums over rows are the job's figures.
 
     Attributes:
         audio_seconds: length of its audio.
         elements: elements of its parts.
-        padded_elements: its share of what the model was run on, padding included.
-        read_s, preprocess_s, forward_s, postprocess_s: seconds in each phase; a batch's are shared by cost. Of a worker whose
-            model runs in several lanes forward_s is the sum over these.
-        waiting_s: seconds the model did not run, of a worker that has it; likewise the sum over its lanes.
-        peak_bytes: the most memory a process that worked on it has held; sums as the maximum.
-        first_forward: when the model first ran, in seconds since the epoch; sums as the minimum.
-        out_of_memory: batches that did not fit.
-        batch_elements: the most padded elements that are still put in a batch after that; sums as the minimum.
+        padded_elements: elements of its parts as the model ran on them, with padding.
+        read_s, preprocess_s, forward_s, postprocess_s: seconds in each phase; a batch's seconds are divided by cost. If a
+            worker runs the model in several threads, forward_s is the sum over the threads.
+        waiting_s: seconds in which a worker's model did not run; also the sum over its model threads.
+        peak_bytes: the most memory of a process that worked on the row; the job's figure is the maximum.
+        first_forward: when the model first ran, in seconds since the epoch; the job's figure is the minimum.
+        out_of_memory: batches that did not fit in memory.
+        batch_elements: the limit of padded elements in a batch after that; the job's figure is the minimum.
     """
 
     audio_seconds: float = 0.0
@@ -40,17 +40,17 @@ class Meter:
     batch_elements: float = math.inf
 
     def add(self, other: Meter) -> None:
-        """Adds each figure; keeps the larger peak and the earlier start."""
+        """Adds the figures of `other`: sums, or the maximum or minimum as described above."""
         for name, value in other.values().items():
             join = max if name in LARGEST else min if name in SMALLEST else operator.add
             setattr(self, name, join(getattr(self, name), value))
 
     def take(self) -> Meter:
-        """A copy; this one starts again from zero."""
+        """Returns a copy, and sets this meter back to its initial values."""
         copy = Meter(**self.values())
         self.__init__()  # type: ignore[misc]
         return copy
 
     def values(self) -> dict[str, float]:
-        """Name -> figure."""
+        """The figures: name -> value."""
         return {item.name: getattr(self, item.name) for item in fields(self)}

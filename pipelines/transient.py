@@ -1,4 +1,4 @@
-"""Errors of storage and network that may pass, and calls that are made again after them."""
+"""Recognizes transient errors of storage and network, and calls functions again after them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dray.pipelines.errors import StorageError, first_line
 
 ATTEMPTS = 8
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 10.0  # the pause doubles from attempt to attempt; about 26 s in all
-TOTAL_S = 60.0  # after which there is no further attempt, where attempts themselves take long
+TOTAL_S = 60.0  # no further attempt after this time, if the attempts themselves take long
 
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})  # may be renewed
 PASSING_CODES = EXPIRED | {
@@ -70,17 +70,17 @@ T = TypeVar("T")
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed later, because the network or the service failed and not what was asked of it.
+    """Whether the same call may succeed later, because the network or the service failed, not the call.
 
-    Also true of StorageError, which says that it was tried often enough. What is missing, forbidden or damaged is lasting,
-    and so is everything unknown.
+    It is also true of StorageError, which is raised after the last attempt. Errors for missing, forbidden or damaged files, and
+    all unknown errors, are not transient.
     """
     verdicts = (_verdict(cause) for cause in _chain(error))
     return next((verdict for verdict in verdicts if verdict is not None), False)
 
 
 def _verdict(error: BaseException) -> bool | None:
-    """Of the error without its causes; None where they are to be asked."""
+    """Whether the error itself is transient; None if its causes decide."""
     code, status = _code(error), _status(error)
     if code in PASSING_CODES or _is_passing(error):
         return True
@@ -100,7 +100,7 @@ def _is_passing(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and its causes, the outermost first."""
+    """Yields the error and its causes, the outermost first."""
     cause: BaseException | None = error
     for _ in range(10):
         if cause is None:
@@ -110,7 +110,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def code_of(error: BaseException) -> str | None:
-    """The code of an S3 service's error, of the first of the causes that has one; as `404` where the answer had no body."""
+    """The S3 error code of the error, or of its first cause with a code; such as "404" if the answer had no body."""
     return next((code for cause in _chain(error) if (code := _code(cause)) is not None), None)
 
 
@@ -120,24 +120,24 @@ def _code(error: BaseException) -> str | None:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status of an error, of the first of the causes that has one."""
+    """The HTTP status of the error, or of its first cause with a status."""
     return next((status for cause in _chain(error) if (status := _status(cause)) is not None), None)
 
 
 def _status(error: BaseException) -> int | None:
-    if type(error).__module__ == "aiohttp.http_exceptions":  # of the parser; its codes are not the server's
+    if type(error).__module__ == "aiohttp.http_exceptions":  # the parser's codes are not the server's status
         return None
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return status if isinstance(status, int) else None
     places = ((error, "status"), (error, "status_code"), (response, "status_code"), (error, "code"))
-    found = (getattr(holder, name, None) for holder, name in places)
-    return next((int(status) for status in found if isinstance(status, int) and 100 <= status < 600), None)
+    values = (getattr(holder, name, None) for holder, name in places)
+    return next((int(status) for status in values if isinstance(status, int) and 100 <= status < 600), None)
 
 
 def described(error: BaseException) -> str:
-    """An error in one line: the service's code, or the HTTP status, or the class, and its message."""
+    """The error in one line: the service's code, HTTP status or class, and the message."""
     code, status = code_of(error), status_of(error)
     name = code or (f"HTTP status {status}" if status is not None else type(error).__name__)
     text = getattr(error, "strerror", None) or first_line(error)
@@ -145,18 +145,18 @@ def described(error: BaseException) -> str:
 
 
 class Attempts:
-    """How often a call has failed, and when it is to be made again."""
+    """Counts the failures of a call, and says when to make it again."""
 
     def __init__(self, what: str) -> None:
-        """`what` is called, for the message."""
+        """`what` names the call in messages."""
         self.what, self.failed, self._started = what, 0, time.monotonic()
 
     def pause_after(self, error: Exception) -> float:
         """Seconds to wait before the next attempt.
 
         Raises:
-            StorageError: there have been enough.
-            Exception: `error`, if it is lasting, or says itself that there have been enough.
+            StorageError: there were enough attempts.
+            Exception: `error`, if it is not transient, or is a StorageError.
         """
         if isinstance(error, StorageError) or not is_transient(error):
             raise error
@@ -169,14 +169,14 @@ class Attempts:
 
 
 def call_with_retries(function: Callable[[], T], what: str) -> T:
-    """What `function` returns, as soon as it does not fail with a transient error.
+    """The result of `function`, which is called again after transient errors.
 
     Args:
         function: may be called several times.
-        what: it does, for the message.
+        what: names the call in messages.
 
     Raises:
-        StorageError: it failed ATTEMPTS times with transient errors.
+        StorageError: it failed ATTEMPTS times, or for TOTAL_S, with transient errors.
     """
     attempts = Attempts(what)
     while True:

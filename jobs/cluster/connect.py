@@ -9,8 +9,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from types import FrameType
 
 import ray
 from ray.data import DataContext
@@ -18,6 +19,7 @@ from ray.data import DataContext
 from dray.jobs.cluster.ray_internals import cluster_address, host_and_port
 from dray.pipelines.errors import ConfigError, reason
 
+_Handler = Callable[[int, FrameType | None], object] | int | None  # as `signal.signal` takes and returns it
 LOCAL = "local"  # as an address: a cluster of this process's own
 KEPT = 8  # idle processes of such a cluster at least, if ever so many were at work at once
 
@@ -34,6 +36,7 @@ class Cluster:
         self._is_ours = False
         self._started: Future[None] | None = None
         self._thread: ThreadPoolExecutor | None = None
+        self._sigterm: _Handler = None  # of before
 
     def begin(self) -> None:
         """Begins to start Ray where there is no cluster to be found, and returns at once.
@@ -44,7 +47,7 @@ class Cluster:
         _quiet()
         if not ray.is_initialized() and resolved(self._address) == LOCAL:
             if threading.current_thread() is threading.main_thread():  # Ray does so itself where it is started there
-                signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+                self._sigterm = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
             # The thread stays as long as Ray: on Linux what a thread has started is ended with the thread.
             self._thread = ThreadPoolExecutor(1, "ray")
             self._started = self._thread.submit(_init, LOCAL)
@@ -86,6 +89,9 @@ class Cluster:
             ray.shutdown()
         if thread is not None:
             thread.shutdown()
+        if self._sigterm is not None:
+            signal.signal(signal.SIGTERM, self._sigterm)
+            self._sigterm = None
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ def equal_shapes(pipe: Pipeline, inputs: Inputs, forward_params: Inputs) -> Hash
 
 
 def equal_but_for_padding(pipe: Pipeline, inputs: Inputs, forward_params: Inputs) -> Hashable:
-    """The group of the parts whose tensors have equal shapes, apart from the sequence length if there is a mask for padding."""
+    """The group of the parts whose tensors have equal shapes; the sequence length may differ if a mask marks the padding."""
     length = _shape(inputs.get("attention_mask"))[1:2]
     # A model that pads on the left and does not continue prompts counts positions from the padding on.
     is_shifted = pipe.tokenizer is not None and pipe.tokenizer.padding_side == "left" and not continues_prompts(pipe)
@@ -45,7 +45,7 @@ def equal_but_for_padding(pipe: Pipeline, inputs: Inputs, forward_params: Inputs
 
 
 def same_texts(pipe: Pipeline, inputs: Inputs, forward_params: Inputs) -> Hashable:
-    """The group of the parts with equal shapes and labels: zero-shot pipelines use the first item's labels for a whole batch."""
+    """The group of the parts with equal shapes and labels: zero-shot pipelines use the first item's labels for all items."""
     return equal_shapes(pipe, inputs, forward_params), inputs["text_inputs"][0]["input_ids"].numpy().tobytes()
 
 

@@ -20,7 +20,7 @@ MOST_PARTS = 1024  # in a batch
 
 @dataclass(frozen=True)
 class Trial:
-    """A batch that was tried: its parts and padded elements; real elements per second, and seconds, both 0 if it did not fit."""
+    """A batch that was tried: parts, padded elements, real elements per second, and seconds (both 0 if it did not fit)."""
 
     parts: int
     elements: int

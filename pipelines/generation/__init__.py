@@ -1,1 +1,1 @@
-"""Generated text: sampling by row, batches that shrink, continuous batching, streaming."""
+"""Generated text: random numbers for each row, batches that shrink, continuous batching, streaming."""

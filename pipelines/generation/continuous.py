@@ -1,4 +1,4 @@
-"""Text generation by transformers' continuous batching: a finished sequence makes room for the next prompt at once."""
+"""Text generation with transformers' continuous batching: the next prompt starts as soon as a sequence has ended."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PLAIN = {"max_new_tokens", "do_sample", "eos_token_id", "pad_token_id", "bos_token_id", "use_cache"}  # arguments it takes
-CPU_REQUESTS, PAGE = 32, 256  # sequences for which a CPU gets room, and tokens in a page of it
+CPU_REQUESTS, PAGE = 32, 256  # sequences that a CPU's cache holds, and tokens in a page of it
 
 
 class Unsupported(Exception):
-    """The model or device does not do continuous batching; ordinary batches give the same."""
+    """The model or device does not support continuous batching; ordinary batches give the same results."""
 
 
 def is_plain(pipe: Pipeline, forward_params: Mapping[str, Any]) -> bool:
-    """Whether the arguments of generation are those that continuous batching treats as `generate` does.
+    """Whether continuous batching gives the same as `generate` for these arguments of forward.
 
-    It draws random tokens from one stream for all rows, so that sampling would depend on what else is in the batch.
+    It does not for sampling: all rows draw from one stream of random numbers, so that a row's tokens would depend on its batch.
     """
     config = merged_config(pipe, forward_params)
     if config.do_sample or (config.num_beams or 1) > 1 or (config.num_return_sequences or 1) > 1 or set(forward_params) - PLAIN:
@@ -40,10 +40,10 @@ def is_plain(pipe: Pipeline, forward_params: Mapping[str, Any]) -> bool:
 
 
 def generate(pipe: Pipeline, parts: Sequence[Part], forward_params: Mapping[str, Any]) -> list[Output]:
-    """What the pipeline's `forward` gives for each part alone.
+    """The output of the pipeline's `forward` for each part.
 
     Raises:
-        Unsupported: this model cannot be run so.
+        Unsupported: the model does not support continuous batching.
     """
     try:
         return _generated(pipe, parts, forward_params)
@@ -80,7 +80,7 @@ def _generated(pipe: Pipeline, parts: Sequence[Part], forward_params: Mapping[st
 
 
 def _cache_capacity(pipe: Pipeline, prompts: Sequence[Sequence[int]], new_tokens: int) -> Any:  # noqa: ANN401  # untyped
-    """Room for keys and values: an accelerator's is sized by its memory; on a CPU that would be all there is."""
+    """The size of the cache on a CPU; None on accelerators. transformers' default is all free memory, too much on a CPU."""
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
     if pipe.device.type != "cpu":

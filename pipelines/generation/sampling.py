@@ -1,4 +1,4 @@
-"""Generated sequences: sampled by a seed of each row's own, and cut to what the row alone would have given."""
+"""Samples each row of a batch with the row's own seed, and cuts its sequences to those it would have alone."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from transformers import Pipeline
 
 
-BEYOND = 4  # times the positions that a model knows; what attention takes grows with the square of a prompt's length
+BEYOND = 4  # longest prompt, in multiples of the model's positions: attention's memory grows with the square of the length
 
 
 def prepare(pipe: Pipeline) -> None:
-    """Makes batches possible: prompts padded on the left, with the end token where there is no padding token."""
+    """Sets up the tokenizer for batches of prompts: pads on the left, with the end token if there is no padding token."""
     if generates(pipe) and pipe.tokenizer is not None:
         if pipe.tokenizer.pad_token_id is None:
             pipe.tokenizer.pad_token = pipe.tokenizer.eos_token
@@ -37,7 +37,7 @@ def prepare(pipe: Pipeline) -> None:
 
 
 def refuse_endless(pipe: Pipeline, inputs: Mapping[str, Any]) -> None:
-    """Raises ValueError for a prompt that is far longer than the model knows."""
+    """Raises ValueError for a prompt of more than BEYOND times the model's positions."""
     known = getattr(pipe.model.config.get_text_config(), "max_position_embeddings", None)
     tokens = inputs["input_ids"].shape[-1]
     if known and tokens > BEYOND * known:
@@ -45,7 +45,7 @@ def refuse_endless(pipe: Pipeline, inputs: Mapping[str, Any]) -> None:
 
 
 def check(pipe: Pipeline, forward_params: Options) -> None:
-    """Raises what `generate` would raise of these arguments: ValueError or TypeError, before any weights are there."""
+    """Raises what `generate` would raise for these arguments, ValueError or TypeError; needs no weights."""
     from transformers import GenerationMixin
 
     own = type(pipe.model).generate is not GenerationMixin.generate
@@ -65,9 +65,8 @@ def samples(pipe: Pipeline, forward_params: Options) -> bool:
     """Whether generation draws random tokens, given the arguments of the pipeline's forward."""
     if not generates(pipe):
         return False
-    if isinstance(
-        (forward_params.get("generate_kwargs") or {}).get("temperature"), (list, tuple)
-    ):  # Whisper, where it falls back
+    temperature = (forward_params.get("generate_kwargs") or {}).get("temperature")
+    if isinstance(temperature, (list, tuple)):  # Whisper samples at the next temperature when an answer is bad
         return True
     handed = arguments(pipe, forward_params)
     config = handed.get("generation_config") or pipe.model.generation_config
@@ -75,7 +74,7 @@ def samples(pipe: Pipeline, forward_params: Options) -> bool:
 
 
 def is_prefix_of_longer(pipe: Pipeline, forward_params: Options) -> bool:
-    """Whether generating more tokens begins with the same ones, so that a longer answer can be cut."""
+    """Whether a longer answer begins with the tokens of a shorter one, so that it can be cut."""
     config = merged_config(pipe, forward_params)
     no_end = config.forced_eos_token_id is None and config.exponential_decay_length_penalty is None
     return bool((config.num_beams or 1) == 1 and no_end)
@@ -83,10 +82,10 @@ def is_prefix_of_longer(pipe: Pipeline, forward_params: Options) -> bool:
 
 @contextlib.contextmanager
 def seeded(pipe: Pipeline, seeds: Sequence[int]) -> Iterator[None]:
-    """Within, `generate` draws each row's tokens from that row's own random numbers, whatever shares its batch.
+    """A context in which `generate` draws each row's tokens with the row's own random numbers, in any batch.
 
-    The warpers (temperature, top_k, top_p ...) apply as ever; of what they leave, one token is drawn by inverting the
-    cumulative distribution.
+    The warpers (temperature, top_k, top_p ...) apply as usual; from the distribution that they leave, one token is drawn by
+    inverting the cumulative distribution.
     """
     with one_more_processor(pipe.model, _draw(seeds)):
         yield
@@ -97,13 +96,13 @@ def _draw(seeds: Sequence[int]) -> Any:  # noqa: ANN401  # a LogitsProcessor, wh
     from transformers import LogitsProcessor
 
     class Draw(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
-        """Leaves one token per row, so that whoever samples after it has no choice."""
+        """Draws one token per row and masks all others, so that `generate` must choose it."""
 
         def __init__(self) -> None:
             self._random: list[np.random.Generator] = []
 
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            if not self._random:  # rows of an item are its return sequences
+            if not self._random:  # an item has one row for each return sequence
                 several = len(scores) // len(seeds)
                 self._random = [np.random.default_rng([seed, number]) for seed in seeds for number in range(several)]
             drawn = torch.tensor([random.random() for random in self._random], dtype=torch.float64, device=scores.device)
@@ -113,27 +112,27 @@ def _draw(seeds: Sequence[int]) -> Any:  # noqa: ANN401  # a LogitsProcessor, wh
             return torch.full_like(scores, -torch.inf).scatter(-1, token, 0.0)
 
         def keep(self, rows: Sequence[int]) -> None:
-            """The others have left the batch."""
+            """Keeps only these rows: the others have left the batch."""
             self._random = [self._random[row] for row in rows]
 
     return Draw()
 
 
 def new_tokens(forward_params: Options) -> int | None:
-    """How many tokens the arguments of the pipeline's forward ask for, if they say."""
+    """`max_new_tokens` among the arguments of the pipeline's forward; None if it is not there."""
     number = forward_params.get("max_new_tokens", (forward_params.get("generate_kwargs") or {}).get("max_new_tokens"))
     return number if isinstance(number, int) else None
 
 
 def with_arguments(pipe: Pipeline, forward_params: Options, added: Options) -> dict[str, Any]:
-    """The arguments of the pipeline's forward, with more for `generate`, in the place where the pipeline has these."""
+    """The arguments of the pipeline's forward, with `added` in the place of the arguments of `generate`."""
     if nests_arguments_of_generate(pipe):
         return {**forward_params, "generate_kwargs": {**(forward_params.get("generate_kwargs") or {}), **added}}
     return {**forward_params, **added}
 
 
 def with_new_tokens(forward_params: Options, number: int | None) -> dict[str, Any]:
-    """The arguments with another number of new tokens, in the place where they have one."""
+    """The arguments with another `max_new_tokens`; unchanged if they have none."""
     if "max_new_tokens" in forward_params:
         return {**forward_params, "max_new_tokens": number}
     if "max_new_tokens" in (forward_params.get("generate_kwargs") or {}):
@@ -142,7 +141,7 @@ def with_new_tokens(forward_params: Options, number: int | None) -> dict[str, An
 
 
 def shorten(inputs: Mapping[str, Any], output: dict[str, Any], number: int | None) -> dict[str, Any]:
-    """Cuts trimmed sequences of one item to its own number of new tokens, where its batch asked for more."""
+    """The output of one part with its trimmed sequences cut to `number` new tokens; unchanged if that is None."""
     own = inputs.get("input_ids", inputs.get("decoder_input_ids"))
     if number is not None and own is not None and hasattr(output["generated_sequence"], "shape"):
         output["generated_sequence"] = output["generated_sequence"][..., : own.shape[1] + number]
@@ -150,7 +149,7 @@ def shorten(inputs: Mapping[str, Any], output: dict[str, Any], number: int | Non
 
 
 def trim(pipe: Pipeline, inputs: Mapping[str, Any], output: dict[str, Any], forward_params: Options) -> dict[str, Any]:
-    """Cuts padding off both ends of an item's sequences, (1, ..., tokens), and off its prompt, (1, tokens)."""
+    """The output of one part without the padding of its sequences, (1, ..., tokens), and of its prompt, (1, tokens)."""
     sequences, prompt = output["generated_sequence"], output["input_ids"]
     own = inputs.get("input_ids", inputs.get("decoder_input_ids"))
     if prompt is None or own is None or not hasattr(sequences, "shape"):
@@ -165,7 +164,7 @@ def trim(pipe: Pipeline, inputs: Mapping[str, Any], output: dict[str, Any], forw
 
 
 def _longest(pipe: Pipeline, generated: torch.Tensor, forward_params: Options) -> int:
-    """Tokens of the longest of an item's sequences, up to and with the token that ended it."""
+    """The number of tokens of an item's longest sequence, with the token that ended it."""
     import torch
 
     rows = generated.reshape(-1, generated.shape[-1])

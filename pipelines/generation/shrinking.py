@@ -1,6 +1,6 @@
-"""Batches of generated text that shrink: rows that have ended leave, and the others go on without them.
+"""Batches of generated text that shrink: rows that have ended leave the batch, and the others continue.
 
-`generate` computes every row of a batch until the longest has ended: of answers of 1 to 120 tokens mostly padding.
+`generate` computes every row until the longest has ended, which is mostly padding if answers have 1 to 120 tokens.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     import torch
     from transformers import GenerationConfig, LogitsProcessorList, Pipeline, PreTrainedModel, StoppingCriteriaList
 
-LEAVE = 1 / 4  # of the rows: when so many have ended, they leave; what attention keeps of the others is copied each time
+LEAVE = 1 / 4  # of the rows: when this share has ended, they leave; each time the cache of the others is copied
 ROWS = {"attention_mask", "decoder_attention_mask", "position_ids", "decoder_position_ids"}  # (rows, tokens)
 REST = {*CACHES, "encoder_outputs", "use_cache", "logits_to_keep", "output_attentions", "output_hidden_states"}
 CHANGING = ("dynamic", "longrope")  # rotary positions that are scaled by the longest row of the batch
-PROCESSORS = {  # that treat each row for itself
+PROCESSORS = {  # which treat each row separately
     "TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper", "MinPLogitsWarper", "TypicalLogitsWarper",
     "EpsilonLogitsWarper", "EtaLogitsWarper", "LogitNormalization", "InfNanRemoveLogitsProcessor",
     "MinLengthLogitsProcessor", "MinNewTokensLengthLogitsProcessor", "RepetitionPenaltyLogitsProcessor",
@@ -42,7 +42,7 @@ PROCESSORS = {  # that treat each row for itself
 
 
 def handed(pipe: Pipeline, forward_params: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The arguments of the pipeline's forward, such that batches shrink; as they are where that would change what is generated.
+    """The arguments of the pipeline's forward with `decode` as custom_generate; unchanged if that would change results.
 
     `generate` still prepares everything, and its own loop takes every step.
     """
@@ -62,7 +62,7 @@ def handed(pipe: Pipeline, forward_params: Mapping[str, Any]) -> Mapping[str, An
 
 
 def _is_plain(model: PreTrainedModel) -> bool:
-    """Whether the model generates as the library does, text alone, and what rows compute does not depend on the longest."""
+    """Whether the model is text-only, decodes with transformers' own loop, and rows do not depend on the longest row."""
     from transformers import GenerationMixin
     from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
@@ -71,8 +71,8 @@ def _is_plain(model: PreTrainedModel) -> bool:
     given = getattr(config, "rope_parameters", None) or {}
     ropes = [given, *(each for each in given.values() if isinstance(each, Mapping))]
     is_fixed = not any(rope.get("rope_type") in CHANGING for rope in ropes)
-    may_go_on = knows_cached_tokens() or not config.is_encoder_decoder  # the mask of such a decoder is not kept
-    return bool(may_go_on and not has_own_decoding(kind) and is_known and is_fixed and config.get_text_config() is config)
+    may_continue = knows_cached_tokens() or not config.is_encoder_decoder  # the mask of such a decoder is not kept
+    return bool(may_continue and not has_own_decoding(kind) and is_known and is_fixed and config.get_text_config() is config)
 
 
 def decode(
@@ -83,10 +83,10 @@ def decode(
     generation_config: GenerationConfig,
     **model_kwargs: Any,  # noqa: ANN401  # whatever the model takes
 ) -> torch.Tensor:
-    """Stands in for `GenerationMixin._sample`, which it calls until every row has ended.
+    """Replaces `GenerationMixin._sample`, and calls it until every row has ended.
 
     Returns:
-        What that gives, (rows, tokens): prompts and what follows them, ended rows padded.
+        Its result, (rows, tokens): prompts with their answers; rows that ended earlier are padded.
     """
     import torch
 
@@ -123,7 +123,7 @@ def _may_shrink(
     config: GenerationConfig,
     model_kwargs: Mapping[str, Any],
 ) -> bool:
-    """Whether rows can be taken out of everything that there is for the batch, and rows that have ended are padded."""
+    """Whether rows can be removed from the cache, masks and processors of this batch, and rows that have ended are padded."""
     from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
 
     cache: Any = model_kwargs.get(cache_name(model_kwargs))
@@ -147,14 +147,14 @@ def _may_shrink(
 
 
 def _rows(name: str, value: Any, left: torch.Tensor) -> Any:  # noqa: ANN401  # of every kind
-    """What there is of it for the rows that are left."""
+    """The value of one of the model's arguments for the rows `left`."""
     if name in (*CACHES, "encoder_outputs"):
         return keep_rows(name, value, left)
     return value[left] if name in ROWS and value is not None else value
 
 
 def _leave(processor: Any, left: torch.Tensor) -> None:  # noqa: ANN401  # any LogitsProcessor
-    """The rows of a batch that are left are all that the processor knows from now on."""
+    """Removes all rows but those `left` from a processor's state."""
     import torch
 
     if hasattr(processor, "keep"):
@@ -164,13 +164,13 @@ def _leave(processor: Any, left: torch.Tensor) -> None:  # noqa: ANN401  # any L
 
 
 def _early(criteria: StoppingCriteriaList, most: int) -> StoppingCriteriaList:
-    """Ends all rows when `most` have ended by these criteria; the first of it knows which have."""
+    """Criteria that end all rows when `most` have ended by `criteria`; `ended` of the first one says which rows have."""
     import torch
     from transformers import StoppingCriteria, StoppingCriteriaList
 
     class Early(StoppingCriteria):  # type: ignore[misc]  # has no types
         ended = torch.zeros((), dtype=torch.bool)
-        eos_token_id = None  # that it has one tells transformers to pad what has ended
+        eos_token_id = None  # transformers pads rows that have ended if a criterion has this attribute
 
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
             self.ended = self.ended | criteria(input_ids, scores, **kwargs)

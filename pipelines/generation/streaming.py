@@ -1,4 +1,4 @@
-"""Generated text as it comes: each row of a batch has a listener of its own, or none."""
+"""Streams generated text: each row of a batch has its own callback, or none."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class _Row:
-    """The tokens of one row, up to its end."""
+    """Streams the tokens of one row, up to its end."""
 
     def __init__(self, words: TextStreamer, ends: Sequence[int], limit: int | None) -> None:
         self._words, self._ends, self._limit = words, ends, limit
         self._tokens, self._has_ended = 0, False
 
     def put(self, token: torch.Tensor) -> None:
-        """The next one, of shape (1,)."""
+        """Takes the next token, of shape (1,)."""
         if self._has_ended:
             return
         self._words.put(token)
@@ -38,13 +38,13 @@ class _Row:
 
 
 class _Rows:
-    """What `generate` takes for a streamer. It is given the prompts first."""
+    """A streamer for `generate`, which calls `put` with the prompts first."""
 
     def __init__(self, rows: Sequence[_Row | None]) -> None:
         self._rows, self._had_prompts = rows, False
 
     def put(self, value: torch.Tensor) -> None:
-        """The next token of every row, of shape (rows,)."""
+        """Takes the next token of every row, shape (rows,)."""
         if not self._had_prompts:
             self._had_prompts = True
             return
@@ -59,44 +59,44 @@ class _Rows:
                 row.end()
 
 
-def _until_left(callbacks: Sequence[TextCallback | None]) -> StoppingCriteriaList:
-    """Ends the rows whose listeners have left."""
+def _cancellation(callbacks: Sequence[TextCallback | None]) -> StoppingCriteriaList:
+    """Criteria that end the rows that are cancelled."""
     import torch
     from transformers import StoppingCriteria, StoppingCriteriaList
 
-    class Left(StoppingCriteria):  # type: ignore[misc]  # has no types
+    class Cancelled(StoppingCriteria):  # type: ignore[misc]  # has no types
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
-            left = [on_text is not None and on_text.is_cancelled for on_text in callbacks]
-            return torch.tensor(left, device=input_ids.device)
+            cancelled = [on_text is not None and on_text.is_cancelled for on_text in callbacks]
+            return torch.tensor(cancelled, device=input_ids.device)
 
-    return StoppingCriteriaList([Left()])
+    return StoppingCriteriaList([Cancelled()])
 
 
-def _words(pipe: Pipeline, tell: Callable[[str], None]) -> TextStreamer:
-    """Tells whole words."""
+def _words(pipe: Pipeline, on_piece: Callable[[str], None]) -> TextStreamer:
+    """A streamer that calls `on_piece` with whole words."""
     from transformers import TextStreamer
 
     words = TextStreamer(pipe.tokenizer, skip_special_tokens=True)
-    words.on_finalized_text = lambda text, stream_end=False: tell(text) if text else None
+    words.on_finalized_text = lambda text, stream_end=False: on_piece(text) if text else None
     return words
 
 
 def with_callbacks(
     pipe: Pipeline, forward_params: Mapping[str, Any], callbacks: Sequence[TextCallback | None], limits: Sequence[int | None]
 ) -> dict[str, Any]:
-    """The arguments of the pipeline's forward, such that listeners hear of their rows' new text.
+    """The arguments of the pipeline's forward, with a streamer that calls each row's callback with its new text.
 
     Args:
-        pipe: generates.
-        forward_params: the arguments.
-        callbacks: of the rows of the batch.
-        limits: of new tokens, of each row.
+        pipe: a pipeline that generates.
+        forward_params: the arguments of its forward.
+        callbacks: one for each row of the batch, or None.
+        limits: the most new tokens of each row.
     """
-    found = merged_config(pipe, forward_params).eos_token_id
-    ends = found if isinstance(found, list) else [] if found is None else [found]
+    eos = merged_config(pipe, forward_params).eos_token_id
+    ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
     rows = [
         None if on_text is None else _Row(_words(pipe, on_text.begin()), ends, limit)
         for on_text, limit in zip(callbacks, limits, strict=True)
     ]
-    added: dict[str, Any] = {"streamer": _Rows(rows), "stopping_criteria": _until_left(callbacks)}
+    added: dict[str, Any] = {"streamer": _Rows(rows), "stopping_criteria": _cancellation(callbacks)}
     return sampling.with_arguments(pipe, forward_params, added)

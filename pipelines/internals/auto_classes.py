@@ -1,4 +1,4 @@
-"""Private names of transformers' auto classes: which models they hold, and how these are made without weights.
+"""Private names of transformers' auto classes: which models they have, and how to make models without weights.
 
 Source: transformers/models/auto/auto_factory.py.
 """
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def models_of(auto_class: Any, config: PreTrainedConfig) -> tuple[type, ...]:  # noqa: ANN401  # an auto class
-    """The model classes that an auto class has for this kind of config, the usual one first; none where it has none."""
+    """The model classes of an auto class for this kind of config, the usual one first; empty if there are none."""
     if type(config) not in auto_class._model_mapping:
         return ()
-    found = auto_class._model_mapping[type(config)]
-    return tuple(found) if isinstance(found, (tuple, list)) else (found,)
+    models = auto_class._model_mapping[type(config)]
+    return tuple(models) if isinstance(models, (tuple, list)) else (models,)
 
 
 def maker(model_class: Any) -> Callable[..., Any]:  # noqa: ANN401  # an auto class or a model class
-    """What makes a model from a config, without weights and without code of others."""
+    """A function that makes a model from a config, without weights and without running the model's own code."""
     if not hasattr(model_class, "from_config"):  # a model class
         made: Callable[..., Any] = model_class._from_config
         return made

@@ -9,9 +9,10 @@ if TYPE_CHECKING:
 
 
 def mark_sequences(value: torch.Tensor) -> None:
-    """Tells the compiler of a tensor (texts, tokens, ...) that the number of tokens is a constant, and that of texts is not.
+    """Marks a tensor (texts, tokens, ...) for the compiler: the number of tokens is a constant, the number of texts is not.
 
-    torch makes a variable of the tokens when it sees a second number of them, and a constant of the texts.
+    Without the marks, torch would make the number of tokens a variable when it sees a second one, and the number of texts a
+    constant.
     """
     import torch
 

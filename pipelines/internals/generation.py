@@ -22,17 +22,17 @@ CACHES = ("cache", "past_key_values")  # the cache among a model's inputs and ou
 
 
 def cache_name(model_kwargs: Mapping[str, Any]) -> str:
-    """The name that the installed transformers gives to the cache among these inputs of a model."""
+    """The name of the cache among these model inputs; it differs between versions of transformers."""
     return next((name for name in CACHES if name in model_kwargs), CACHES[0])
 
 
 def continues_prompts(pipe: Pipeline) -> bool:
-    """Whether the pipeline generates by a decoder alone, whose answers follow their prompts."""
+    """Whether the pipeline generates with a decoder-only model, whose outputs contain the prompt."""
     return generates(pipe) and pipe.tokenizer is not None and not pipe.model.config.is_encoder_decoder
 
 
 def arguments(pipe: Pipeline, forward_params: Options) -> dict[str, Any]:
-    """What the pipeline hands to `generate`, given the arguments of its forward."""
+    """The arguments that the pipeline passes to `generate`, given the arguments of its forward."""
     nested = (forward_params.get(name) or {} for name in ("forward_params", "generate_kwargs"))
     flat = {name: value for part in (forward_params, *nested) for name, value in part.items()}
     ours = ("forward_params", "generate_kwargs", "prefix_length")
@@ -40,7 +40,7 @@ def arguments(pipe: Pipeline, forward_params: Options) -> dict[str, Any]:
 
 
 def merged_config(pipe: Pipeline, forward_params: Options) -> GenerationConfig:
-    """The generation config that results: the model's own, under the call's arguments."""
+    """The generation config of a call: the model's own, with the call's arguments set."""
     handed = arguments(pipe, forward_params)
     config = copy.deepcopy(handed.pop("generation_config", None) or pipe.model.generation_config)
     config.update(**handed)
@@ -48,25 +48,25 @@ def merged_config(pipe: Pipeline, forward_params: Options) -> GenerationConfig:
 
 
 def depends_on_prompt(pipe: Pipeline, forward_params: Options) -> bool:
-    """Whether lengths are limited with the prompt counted in, so that padding before it would count too."""
+    """Whether limits of the length include the prompt, so that they would include its padding too."""
     config = merged_config(pipe, forward_params)
     return bool(config.min_length) or config.max_new_tokens is None
 
 
 def refuse_unknown(model: PreTrainedModel, config: GenerationConfig | None, arguments: Options) -> None:
-    """Raises ValueError or TypeError for arguments that are neither in a generation config nor the model's."""
+    """Raises ValueError or TypeError for arguments that belong neither to a generation config nor to the model."""
     _, others = model._prepare_generation_config(config, **arguments)
     model._validate_model_kwargs(others)
 
 
 def processors_of(model: PreTrainedModel, config: GenerationConfig) -> LogitsProcessorList:
-    """The logits processors that a generation config asks for. Raises where one of them needs to know the prompt."""
+    """The logits processors of a generation config. Raises if one of them needs the prompt."""
     return model._get_logits_processor(config)
 
 
 @contextlib.contextmanager
 def one_more_processor(model: PreTrainedModel, processor: LogitsProcessor) -> Iterator[None]:
-    """Within, `generate` applies `processor` after all others."""
+    """A context in which `generate` applies `processor` after all others."""
     from transformers import LogitsProcessorList
 
     original = model._get_logits_processor
@@ -82,7 +82,7 @@ def one_more_processor(model: PreTrainedModel, processor: LogitsProcessor) -> It
 
 
 def has_own_decoding(kind: type[PreTrainedModel]) -> bool:
-    """Whether a class of models replaces the library's loop over tokens, or what it does between two steps."""
+    """Whether a model class overrides transformers' loop over tokens, or its update between two steps."""
     from transformers import GenerationMixin
 
     names = ("_sample", "_update_model_kwargs_for_generation")
@@ -90,38 +90,38 @@ def has_own_decoding(kind: type[PreTrainedModel]) -> bool:
 
 
 def decoding_loop(model: PreTrainedModel) -> Callable[..., torch.Tensor]:
-    """The library's loop over tokens: (model, input_ids, processors, criteria, config, **model_kwargs) -> (rows, tokens)."""
+    """The model's loop over tokens: (model, input_ids, processors, criteria, config, **model_kwargs) -> (rows, tokens)."""
     loop: Callable[..., torch.Tensor] = type(model)._sample
     return loop
 
 
 def after_tokens(model: PreTrainedModel, model_kwargs: dict[str, Any], count: int) -> dict[str, Any]:
-    """The model's inputs beside the tokens, as they are after `count` more tokens of each row."""
-    is_pair = model.config.is_encoder_decoder
-    grown: dict[str, Any] = model._update_model_kwargs_for_generation({}, model_kwargs, is_pair, count)
-    return grown
+    """The model's inputs other than the tokens, updated for `count` more tokens of each row."""
+    is_encoder_decoder = model.config.is_encoder_decoder
+    updated: dict[str, Any] = model._update_model_kwargs_for_generation({}, model_kwargs, is_encoder_decoder, count)
+    return updated
 
 
 def knows_cached_tokens() -> bool:
-    """Whether the loop can be told how many tokens are in the cache; before transformers 5.18 it asks the mask."""
+    """Whether the number of tokens in the cache can be set; before transformers 5.18 the loop reads it from the mask."""
     from transformers import GenerationConfig
 
     return "_mask_length" in GenerationConfig.__annotations__
 
 
 def set_known_tokens(config: GenerationConfig, count: int) -> None:
-    """Tells the next loop that all but the last of `count` tokens are in the cache, whatever the mask says."""
+    """Sets that all but the last of `count` tokens are in the cache; the next loop then ignores the mask for that."""
     config._mask_length = count
 
 
 def padding_token(config: GenerationConfig) -> int | None:
-    """The token that follows the end of a row, once `generate` has prepared the config; None where there is none."""
+    """The token with which `generate` fills a row that has ended, from a config that it prepared; None if there is none."""
     token = config._pad_token_tensor
     return None if token is None else int(token)
 
 
 def keep_rows(name: str, value: Any, rows: torch.Tensor) -> Any:  # noqa: ANN401  # a Cache or a ModelOutput
-    """A cache or an encoder's output of a batch with `rows`, indices of shape (rows,), alone; a cache is changed in place."""
+    """A cache or an encoder's output with only these `rows` of the batch, (rows,) indices; a cache is changed in place."""
     import torch
 
     if name in CACHES:

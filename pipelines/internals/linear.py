@@ -1,7 +1,7 @@
-"""Linear layers on CPUs, multiplied by oneDNN with weights that it has laid out beforehand, where that is faster.
+"""Multiplies linear layers on CPUs by oneDNN, with weights packed in advance, where that is faster.
 
-torch multiplies float32 with MKL, which leaves AVX-512 unused on processors of other makers than Intel; and bfloat16 with
-oneDNN, which lays out the weights anew at each call.
+torch multiplies float32 with MKL, which uses AVX-512 only on processors of Intel. It multiplies bfloat16 with oneDNN, which
+packs the weights again in each call.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-SHAPES = 64  # of inputs for which oneDNN keeps what it has made; with its 1,024, texts of all lengths take a gigabyte
-for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # oneDNN's own and torch's, read when first used
+SHAPES = 64  # of inputs, for which oneDNN caches primitives; its default of 1,024 takes a gigabyte for texts of all lengths
+for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # oneDNN's own and torch's, read at the first use
     os.environ.setdefault(name, str(SHAPES))
 
-GAIN = 1.1  # times as fast as torch's own, or its own it stays
+GAIN = 1.1  # packed weights are used if they are at least this many times as fast
 PROBE = 768  # inputs and outputs of the layer that is timed
-PROBE_ROWS = {"float32": 64, "bfloat16": 8}  # laying out weights anew counts where there are few
+PROBE_ROWS = {"float32": 64, "bfloat16": 8}  # few rows of bfloat16, since with many the time to pack weights is small
 MANY = 256  # rows of a batch that keeps the processor busy
 ROUNDS = 7  # of which the fastest counts
 SMALLEST = 1 << 20  # multiplications of float32; with fewer the call takes longer than the work
-MEMORY_SHARE = 0.5  # of what is free, that packed weights may take
+MEMORY_SHARE = 0.5  # share of free memory that packed weights may take
 
 
 class PackedLinear:
-    """The `forward` of one linear layer, in place of its own. Copies of the layer share it, and so the weights.
+    """Replaces the `forward` of one linear layer. Copies of the layer share it, and so the packed weights.
 
-    It holds for the weights as they were: where they have been changed since, or converted, the layer multiplies as ever.
+    If the weights have been changed or converted since, it multiplies as the layer itself does.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
-        """Lays out the weights, which takes as much memory again. The layer keeps its own, for models look at them."""
+        """Packs the weights, which takes as much memory again: the layer keeps its own, since models read them."""
         self._weight, self._bias = layer.weight, layer.bias
         self._packed, self._version = _pack(layer.weight.detach()), layer.weight._version
         self._smallest = SMALLEST if _name(layer.weight.dtype) == "float32" else 0
 
     def __deepcopy__(self, memo: dict[int, object]) -> PackedLinear:
-        """Itself: what a copied model shares with the first one."""
+        """Itself, so that a copy of the model shares the packed weights."""
         return self
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """(..., in) -> (..., out). What the layer itself would give, but for rounding."""
+        """The layer's output, apart from rounding: (..., in) -> (..., out)."""
         import torch
 
         is_large = inputs.numel() * self._weight.shape[0] >= max(1, self._smallest)
@@ -61,13 +61,13 @@ class PackedLinear:
 
 
 def pack_linears(model: PreTrainedModel) -> int:
-    """Replaces the `forward` of linear layers by a faster one; of a model whose dtype has changed, once more.
+    """Replaces the `forward` of linear layers by a faster one. It may be called again after a change of dtype.
 
-    Only of plain ones: layers of a quantized or offloaded model, and those that have hooks or a `forward` of others, compute in
-    their own way. None where memory is short.
+    It leaves a quantized or offloaded model, and layers with hooks or another `forward`, unchanged; and all layers if memory is
+    short.
 
     Args:
-        model: on the CPU and for inference alone. Others are left as they are.
+        model: used only for inference; unchanged if it is not on the CPU.
 
     Returns:
         How many layers were replaced.
@@ -80,14 +80,14 @@ def pack_linears(model: PreTrainedModel) -> int:
         return 0
     count = 0
     for layer in layers:
-        with contextlib.suppress(RuntimeError):  # oneDNN takes no layer without inputs, say
+        with contextlib.suppress(RuntimeError):  # oneDNN refuses some layers, for instance without inputs
             layer.forward = PackedLinear(layer)
             count += 1
     return count
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Whether this is a linear layer as torch makes it, on the CPU."""
+    """Whether this is torch's own linear layer, unchanged, on the CPU."""
     import torch
 
     if type(layer) is not torch.nn.Linear or layer._forward_pre_hooks or layer._forward_hooks:
@@ -101,7 +101,7 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 def free_memory() -> float:
-    """Bytes that this process may still take: of the machine, or of its container."""
+    """The bytes that this process may still allocate, limited by the machine and its container."""
     import psutil
 
     free = float(psutil.virtual_memory().available)
@@ -113,7 +113,7 @@ def free_memory() -> float:
 
 @functools.cache
 def is_faster(dtype: torch.dtype) -> bool:
-    """Whether this process multiplies matrices of a dtype faster with packed weights. Measured, in some 10 ms."""
+    """Whether this process multiplies matrices of a dtype faster with packed weights. It is measured, in about 10 ms."""
     import torch
 
     rows = PROBE_ROWS.get(_name(dtype))
@@ -125,7 +125,7 @@ def is_faster(dtype: torch.dtype) -> bool:
 
 @functools.cache
 def speed(dtype: torch.dtype) -> float:
-    """Operations per second of one thread that multiplies large matrices, of float32 where not of `dtype`. Measured."""
+    """The measured operations per second of one thread that multiplies large matrices of `dtype`, or else of float32."""
     import torch
 
     known = dtype if _name(dtype) in PROBE_ROWS else torch.float32
@@ -133,11 +133,11 @@ def speed(dtype: torch.dtype) -> float:
 
 
 def _seconds(dtype: torch.dtype, rows: int) -> tuple[float, float]:
-    """That a layer takes in one thread as torch multiplies, and with packed weights; infinite where that cannot be done."""
+    """Seconds of one layer in one thread: (by torch's own way, with packed weights); the latter inf if it is not possible."""
     import torch
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several would wait for each other where the machine has other things to do
+    torch.set_num_threads(1)  # several threads would wait for each other on a busy machine
     inputs, weight, bias = (torch.ones(shape, dtype=dtype) for shape in ((rows, PROBE), (PROBE, PROBE), (PROBE,)))
 
     def plain() -> Tensor:
@@ -147,7 +147,7 @@ def _seconds(dtype: torch.dtype, rows: int) -> tuple[float, float]:
         try:
             packed = _pack(weight)
             own, ours = _fastest(plain, lambda: _multiply(inputs, packed, bias))
-        except (AttributeError, RuntimeError):  # torch's operators for packed weights are not public, and may not be there
+        except (AttributeError, RuntimeError):  # torch's operators for packed weights are private, and may be missing
             (own,), ours = _fastest(plain), math.inf
         finally:
             torch.set_num_threads(threads)
@@ -173,7 +173,7 @@ def _multiply(inputs: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _fastest(*calls: Callable[[], object]) -> list[float]:
-    """Seconds of each call at its fastest; they take turns, so that what else happens on the machine meets all."""
+    """The fewest seconds of each call. The calls alternate, so that other work on the machine affects all of them."""
     seconds = [float("inf")] * len(calls)
     for _ in range(ROUNDS):
         for index, call in enumerate(calls):

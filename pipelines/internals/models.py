@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def with_shared_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of modules, buffers and settings of its own, but with the parameters of `model`: it takes little memory.
+    """A copy of a model, with its own modules, buffers and settings, that shares the parameters of `model`.
 
     Raises:
         Exception: a module holds something that cannot be copied.
@@ -19,9 +19,9 @@ def with_shared_weights(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def frames_of(model: PreTrainedModel, samples: int) -> int | None:
-    """How many frames a speech model makes of that many samples or feature frames; None where it does not say.
+    """How many output frames a speech model has for this many samples or feature frames; None if it has no method for that.
 
-    Source: `_get_feat_extract_output_lengths` of Wav2Vec2 and its like, `_get_subsampling_output_length` of Parakeet's.
+    Source: `_get_feat_extract_output_lengths` of models like Wav2Vec2, `_get_subsampling_output_length` of Parakeet.
     """
     import torch
 

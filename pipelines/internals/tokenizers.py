@@ -1,4 +1,4 @@
-"""Tokenizers that several threads use."""
+"""Makes tokenizers safe for several threads."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 def one_at_a_time(pipe: Pipeline) -> None:
-    """Lets threads share a pipeline's tokenizers: a call changes a tokenizer's settings, and fails where another is at work.
+    """Adds a lock to a pipeline's tokenizers, so that threads can share them: a call fails during another thread's call.
 
-    Source: `set_truncation_and_padding` in transformers, which every call goes through.
+    Source: `set_truncation_and_padding` in transformers; every call changes the tokenizer's settings there.
     """
     shared = (pipe.tokenizer, getattr(pipe.processor, "tokenizer", None))
     for tokenizer in {id(each): each for each in shared if each is not None}.values():

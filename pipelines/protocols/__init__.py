@@ -1,1 +1,1 @@
-"""What clients send and receive: Hugging Face's and OpenAI's bodies of requests and answers."""
+"""Hugging Face's and OpenAI's protocols: the bodies of requests and answers."""

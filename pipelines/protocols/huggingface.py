@@ -1,6 +1,6 @@
-"""Hugging Face's inference protocol, as `huggingface_hub.InferenceClient` speaks it.
+"""Hugging Face's inference protocol, as `huggingface_hub.InferenceClient` uses it.
 
-A request is `{"inputs": ..., "parameters": {...}}`, or a medium as it is. Source: the client's own request and answer types.
+A request is `{"inputs": ..., "parameters": {...}}`, or the bytes of a medium. Source: the client's request and answer types.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dray.pipelines.tasks.task import Task
 MOST_INPUTS = 2048  # in one request
 JSON, FLAC = "application/json", "audio/flac"
 RENAMED = {"generation_parameters": "generate_kwargs", "function": "function_to_apply"}
-OWN = ("details", "stream", "decoder_input_details", "model", "word_boxes")  # parameters that are not the pipeline's
+OWN = ("details", "stream", "decoder_input_details", "model", "word_boxes")  # parameters that are not passed to the pipeline
 EMBEDDING = ("normalize", "truncate", "truncation_direction", "prompt_name", "dimensions", "encoding_format")  # beside `inputs`
 SCHEMA: Mapping[str, Any] = {  # of a request, for OpenAPI
     "type": "object",
@@ -31,20 +31,20 @@ SCHEMA: Mapping[str, Any] = {  # of a request, for OpenAPI
     "properties": {
         "inputs": {"description": "a text, a medium in base64, an object of the pipeline's arguments, or a list of several"},
         "parameters": {"type": "object", "description": "call arguments of the pipeline"},
-        "stream": {"type": "boolean", "description": "generated text as it comes"},
+        "stream": {"type": "boolean", "description": "send generated text piece by piece"},
     },
 }
 
 
 @dataclass(frozen=True)
 class InferenceRequest:
-    """A request.
+    """A parsed request.
 
     Attributes:
-        items: what the pipeline is given, one or several.
-        is_list: whether the client has sent a list, and wants one.
-        stream: whether it wants the answer as it comes.
-        extras: what else it asks for that is no argument of the pipeline, as `details` of generated text.
+        items: the inputs of the pipeline, one or several.
+        is_list: whether the client sent a list, and so gets one.
+        stream: whether the answer is streamed.
+        extras: the parameters that are not arguments of the pipeline, such as `details` of generated text.
     """
 
     items: list[Item]
@@ -54,10 +54,10 @@ class InferenceRequest:
 
 
 async def asked(task: Task, body: bytes, content_type: str, admission: Admission) -> InferenceRequest:
-    """The request that a body makes. Media that it names are fetched.
+    """The request in a body. Media that it names are fetched.
 
     Raises:
-        RequestError: it is no request for this task, or holds what is not admitted.
+        RequestError: it is not a valid request for this task, or holds media or parameters that are not allowed.
     """
     main: str = task.inputs[0]
     if not _is_json(body, content_type):
@@ -86,18 +86,18 @@ async def asked(task: Task, body: bytes, content_type: str, admission: Admission
 
 
 def _of_embedding(task: Task, extras: Mapping[str, Any]) -> dict[str, Any]:
-    """The pipeline's arguments for what is asked of an embedding. Raises RequestError."""
-    asked = {name: extras[name] for name in EMBEDDING if name in extras}
-    does = {"truncation_direction": "right", "encoding_format": "float"} if task.embeds else {}
-    for name, value in asked.items():
-        if not does or name == "prompt_name":
+    """The pipeline's arguments for the parameters of an embedding. Raises RequestError."""
+    given = {name: extras[name] for name in EMBEDDING if name in extras}
+    only = {"truncation_direction": "right", "encoding_format": "float"} if task.embeds else {}
+    for name, value in given.items():
+        if not only or name == "prompt_name":
             raise RequestError(f"{task.name} takes no {name} here")
-        if name in does and value != does[name]:
-            raise RequestError(f'{name}: "{does[name]}" is what there is')
+        if name in only and value != only[name]:
+            raise RequestError(f'{name}: "{only[name]}" is what there is')
         kind = int if name == "dimensions" else bool
-        if name not in does and type(value) is not kind:
+        if name not in only and type(value) is not kind:
             raise RequestError(f"{name} must be {'a whole number' if kind is int else 'true or false'}")
-    return {"truncation": True} if asked.get("truncate") else {}  # the config's own choice is not taken back
+    return {"truncation": True} if given.get("truncate") else {}  # false does not override the config
 
 
 def parsed(body: bytes) -> object:
@@ -105,7 +105,7 @@ def parsed(body: bytes) -> object:
     try:
         content: object = json.loads(body, parse_constant=_no_number)
         if b"\\u" in body:
-            json.dumps(content, ensure_ascii=False).encode()  # halves of characters are no text
+            json.dumps(content, ensure_ascii=False).encode()  # raises for lone surrogates
     except UnicodeEncodeError:
         raise RequestError("the body holds \\ud800 to \\udfff alone, which is half of a character") from None
     except (ValueError, RecursionError):
@@ -118,7 +118,7 @@ def _no_number(name: str) -> object:
 
 
 def answered(task: Task, request: InferenceRequest, predictions: list[Any]) -> tuple[bytes, str]:
-    """(body, media type) of the answer; `predictions` as the batch job would write them."""
+    """(body, media type) of the answer. `predictions` are as a batch job writes them."""
     if task.makes_sound and not request.is_list:
         return bytes(predictions[0]["audio"]), FLAC
     shaped = [_embedded(task.to_client(prediction), request.extras or {}) for prediction in predictions]
@@ -129,18 +129,18 @@ def answered(task: Task, request: InferenceRequest, predictions: list[Any]) -> t
 
 
 def plain_json(content: object) -> bytes:
-    """As JSON: media in base64, arrays as lists."""
+    """The content as JSON: media in base64, arrays as lists."""
     return json.dumps(content, default=_plain, allow_nan=False).encode()
 
 
 def told(piece: str, whole: str | None) -> dict[str, Any]:
-    """An event of a text that is streamed; the last has the `whole` text."""
+    """An event of a streamed text. `whole` is the whole text in the last event, and None before."""
     token = {"id": 0, "text": piece, "logprob": 0.0, "special": whole is not None}
     return {"index": 0, "token": token, "generated_text": whole, "details": None}
 
 
 def _is_json(body: bytes, content_type: str) -> bool:
-    """Whether a body is JSON: by what it says, or else by how it begins."""
+    """Whether a body is JSON: by its content type, or else by its first character."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind.startswith(("audio/", "image/", "video/")):
         return False
@@ -148,7 +148,7 @@ def _is_json(body: bytes, content_type: str) -> bool:
 
 
 def _are_several(task: Task, inputs: list[Any]) -> bool:
-    """Whether a list is several inputs, and not one that is a list: a chat's messages, a matching's two pictures."""
+    """Whether a list is several inputs. It may be one input: the messages of a chat, or two pictures to match."""
     decode = task.arguments[task.inputs[0]]
     if decode is values.images:
         return bool(inputs) and isinstance(inputs[0], (list, dict))
@@ -158,7 +158,7 @@ def _are_several(task: Task, inputs: list[Any]) -> bool:
 
 
 async def _cells(task: Task, value: object, admission: Admission) -> dict[str, object]:
-    """The pipeline's arguments of one input: the value itself, or by their names."""
+    """The pipeline's arguments of one input, which is the main argument's value, or a dict of arguments."""
     given = value if isinstance(value, dict) and value.keys() & task.arguments.keys() else {task.inputs[0]: value}
     unknown = sorted(given.keys() - task.arguments.keys())
     if unknown:
@@ -184,7 +184,7 @@ async def cell(decode: Callable[..., object], value: object, admission: Admissio
 
 
 async def message(sent: object, admission: Admission) -> dict[str, object]:
-    """A message of a chat with its media as bytes. Takes parts as transformers and as OpenAI name them. Raises RequestError."""
+    """A message of a chat, with media as bytes. Parts may be in transformers' or OpenAI's form. Raises RequestError."""
     if not isinstance(sent, dict) or not isinstance(sent.get("role"), str):
         raise RequestError('a message must be an object with "role" and "content"')
     content = sent.get("content")
@@ -213,14 +213,14 @@ async def _part(part: object, admission: Admission) -> object:
 
 
 def _embedded(prediction: object, extras: Mapping[str, Any]) -> object:
-    """An embedding cut and made of length 1, where the client asks for it; everything else as it is."""
+    """An embedding, shortened and normalized if the request says so; other predictions unchanged."""
     if "dimensions" in extras:
         return vectors.shortened(vectors.array(prediction), extras["dimensions"])
     return vectors.normalized(vectors.array(prediction)) if extras.get("normalize") else prediction
 
 
 def _plain(value: object) -> object:
-    """What JSON has no form for: media in base64, arrays as lists."""
+    """Values that JSON lacks: media in base64, arrays as lists. Raises TypeError for others."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return base64.b64encode(value).decode()
     if hasattr(value, "save") and hasattr(value, "mode"):  # a picture

@@ -1,4 +1,4 @@
-"""OpenAI's protocol: the requests of its clients.
+"""OpenAI's protocol: the types of its requests.
 
 Source: the request and response types of the `openai` package, and its API reference.
 """
@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dray.pipelines.errors import RequestError
 from dray.pipelines.protocols.huggingface import parsed
 
-ANY_MODEL = ("", "default", "dummy", "tgi")  # names that clients send where they know of one model only
+ANY_MODEL = ("", "default", "dummy", "tgi")  # model names that clients send to servers with one model
 MOST_INPUTS = 2048  # texts in one request
 MOST_CHOICES = 16
 
 
 class _RequestBody(BaseModel):
-    """What all requests have. Fields of OpenAI's that mean nothing here are taken and left alone."""
+    """The fields of all requests. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
@@ -28,7 +28,7 @@ class _RequestBody(BaseModel):
 
 
 class Transcribe(_RequestBody):
-    """POST /v1/audio/transcriptions and /v1/audio/translations, beside the file."""
+    """POST /v1/audio/transcriptions and /v1/audio/translations, without the file."""
 
     language: str | None = None
     response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
@@ -46,7 +46,7 @@ class Embed(_RequestBody):
 
 
 class Generate(_RequestBody):
-    """What chats and completions have in common."""
+    """The common fields of chats and completions."""
 
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
@@ -58,7 +58,7 @@ class Generate(_RequestBody):
 
     @property
     def stops(self) -> list[str]:
-        """Texts that end an answer."""
+        """The texts that end an answer."""
         return [text for text in ([self.stop] if isinstance(self.stop, str) else self.stop or []) if text]
 
 
@@ -83,7 +83,7 @@ R = TypeVar("R", bound=_RequestBody)
 
 
 def line(text: str) -> dict[str, Any]:
-    """A line of a Batch file. Raises RequestError."""
+    """The request in a line of a Batch file. Raises RequestError."""
     sent = parsed(text.encode())
     if not isinstance(sent, dict) or not isinstance(sent.get("body"), dict) or not isinstance(sent.get("url"), str):
         raise RequestError('expected {"custom_id": ..., "method": "POST", "url": "/v1/...", "body": {...}}')
@@ -93,7 +93,7 @@ def line(text: str) -> dict[str, Any]:
 
 
 def read(kind: type[R], sent: object, name: str | None = None) -> R:
-    """A request of that kind for the model of that name; None: whichever it asks for. Raises RequestError."""
+    """The request of type `kind`. Raises RequestError if it is not valid, or for another model than `name`; None: any."""
     try:
         request = kind.model_validate(sent)
     except ValidationError as error:
@@ -106,5 +106,5 @@ def read(kind: type[R], sent: object, name: str | None = None) -> R:
 
 
 def models(name: str, since: float) -> dict[str, Any]:
-    """GET /v1/models."""
+    """The answer to GET /v1/models."""
     return {"object": "list", "data": [{"id": name, "object": "model", "created": math.floor(since), "owned_by": "dray"}]}

@@ -1,4 +1,4 @@
-"""OpenAI's chats and completions: requests as items; predictions as answers, whole or in pieces."""
+"""OpenAI's chats and completions: makes items of requests, and answers of predictions, whole or streamed."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ if TYPE_CHECKING:
     from transformers import Pipeline
 
 
-def options(asked: Generate, longest: int | None = None) -> dict[str, Any]:
-    """Call arguments of the pipeline for what is to be generated."""
+def options(request: Generate, longest: int | None = None) -> dict[str, Any]:
+    """The pipeline's call arguments for a request. `longest`: instead of the request's max_tokens."""
     given: dict[str, Any] = {"return_full_text": False}
-    limit = longest or asked.max_tokens
+    limit = longest or request.max_tokens
     if limit is not None:
         given["max_new_tokens"] = limit
-    if asked.temperature is not None:
-        given |= {"do_sample": True, "temperature": asked.temperature} if asked.temperature > 0 else {"do_sample": False}
-    if asked.top_p is not None:
-        given["top_p"] = asked.top_p
-    if asked.n > 1:
-        given |= {"num_return_sequences": asked.n, "do_sample": True}
+    if request.temperature is not None:
+        given |= {"do_sample": True, "temperature": request.temperature} if request.temperature > 0 else {"do_sample": False}
+    if request.top_p is not None:
+        given["top_p"] = request.top_p
+    if request.n > 1:
+        given |= {"num_return_sequences": request.n, "do_sample": True}
     return given
 
 
-async def chat_item(asked: Chat, admission: Admission) -> Item:
-    """A conversation. Raises RequestError for what the service does not do."""
-    if asked.tools:
-        raise RequestError("tools: the service calls none")
-    if asked.response_format and asked.response_format.get("type") != "text":
-        raise RequestError("response_format: the service writes text")
-    messages = [await message(one, admission) for one in asked.messages]
-    return Item({"text": messages}, options(asked, asked.max_completion_tokens or asked.max_tokens))
+async def chat_item(request: Chat, admission: Admission) -> Item:
+    """The item of a conversation. Raises RequestError for options that the service does not support."""
+    if request.tools:
+        raise RequestError("tools: the service does not support tools")
+    if request.response_format and request.response_format.get("type") != "text":
+        raise RequestError("response_format: the service supports only text")
+    messages = [await message(one, admission) for one in request.messages]
+    return Item({"text": messages}, options(request, request.max_completion_tokens or request.max_tokens))
 
 
-def completion_items(asked: Complete) -> list[Item]:
-    """An item for each prompt. Raises RequestError."""
-    prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
+def completion_items(request: Complete) -> list[Item]:
+    """The items, one for each prompt. Raises RequestError."""
+    prompts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
     if not 0 < len(prompts) <= MOST_INPUTS:
         raise RequestError(f"prompt: expected 1 to {MOST_INPUTS} texts, got {len(prompts)}")
-    return [Item({"text": prompt}, options(asked)) for prompt in prompts]
+    return [Item({"text": prompt}, options(request)) for prompt in prompts]
 
 
 class Answer:
-    """One answer, whole or in pieces: cut where a stop begins, its tokens counted."""
+    """One answer, whole or streamed. It ends before the first stop text, and counts its tokens."""
 
     def __init__(self, stops: Sequence[str], limit: int | None, pipe: Pipeline) -> None:
-        """`limit`: of tokens."""
+        """`stops`: texts that end the answer; `limit`: the most tokens."""
         self._stops, self._limit, self._pipe = stops, limit, pipe
         self._text, self._given = "", 0
         self.has_stopped = False
 
     def add(self, piece: str, is_last: bool = False) -> str:
-        """What of the text may be shown now: all but what could yet become a stop."""
+        """The text that may be sent now: all but a possible beginning of a stop text."""
         if self.has_stopped:
             return ""
         self._text += piece
@@ -74,39 +74,39 @@ class Answer:
         return shown
 
     def _begun(self, stop: str) -> int:
-        """How much of a stop the text ends with."""
+        """How many characters of a stop text are at the end of the text."""
         return next((length for length in range(len(stop) - 1, 0, -1) if self._text.endswith(stop[:length])), 0)
 
     @property
     def tokens(self) -> int:
-        """Of the text so far."""
+        """The number of tokens of the text so far."""
         return len(self._pipe.tokenizer(self._text, add_special_tokens=False)["input_ids"]) if self._text else 0
 
     @property
     def reason(self) -> Literal["stop", "length"]:
-        """Why it ends."""
+        """Why the answer ends."""
         return "length" if not self.has_stopped and self._limit is not None and self.tokens >= self._limit else "stop"
 
 
 def whole(
-    pipe: Pipeline, asked: Generate, prediction: Sequence[Mapping[str, Any]], limit: int | None
+    pipe: Pipeline, request: Generate, prediction: Sequence[Mapping[str, Any]], limit: int | None
 ) -> list[tuple[str, Answer]]:
     """(text, answer) of each choice of one prompt."""
-    found = []
+    choices = []
     for record in prediction:
-        answer = Answer(asked.stops, limit, pipe)
-        found.append((answer.add(str(record["generated_text"]), is_last=True), answer))
-    return found
+        answer = Answer(request.stops, limit, pipe)
+        choices.append((answer.add(str(record["generated_text"]), is_last=True), answer))
+    return choices
 
 
 def completed(
-    pipe: Pipeline, asked: Complete, items: Sequence[Item], predictions: Sequence[Any], limit: int | None
+    pipe: Pipeline, request: Complete, items: Sequence[Item], predictions: Sequence[Any], limit: int | None
 ) -> list[tuple[str, Answer]]:
     """(text, answer) of each choice of all prompts, in order."""
     return [
-        (f"{item.values['text']}{text}" if asked.echo else text, answer)
+        (f"{item.values['text']}{text}" if request.echo else text, answer)
         for item, prediction in zip(items, predictions, strict=True)
-        for text, answer in whole(pipe, asked, prediction, limit)
+        for text, answer in whole(pipe, request, prediction, limit)
     ]
 
 
@@ -120,7 +120,7 @@ def chat_answer(name: str, choices: Sequence[tuple[str, Answer]], prompt_tokens:
 
 
 def completion_answer(name: str, choices: Sequence[tuple[str, Answer]], prompt_tokens: int) -> dict[str, Any]:
-    """The answer to prompts; `choices` of all of them, in order."""
+    """The answer to prompts. `choices`: those of all prompts, in order."""
     made = [
         {"index": index, "text": text, "finish_reason": answer.reason, "logprobs": None}
         for index, (text, answer) in enumerate(choices)
@@ -129,24 +129,24 @@ def completion_answer(name: str, choices: Sequence[tuple[str, Answer]], prompt_t
 
 
 class Pieces:
-    """The events of an answer that is streamed."""
+    """Makes the events of a streamed answer."""
 
     def __init__(self, name: str, is_chat: bool) -> None:
-        """`is_chat`: of a conversation, otherwise of a prompt."""
+        """`is_chat`: the answer is to a conversation, not to a prompt."""
         self._is_chat = is_chat
         self._head = _head("chat.completion.chunk" if is_chat else "text_completion", name)
 
     def first(self) -> Iterator[dict[str, Any]]:
-        """What comes before the text."""
+        """Yields the events before the text."""
         if self._is_chat:
             yield self._event({"role": "assistant", "content": ""}, None)
 
     def piece(self, text: str) -> dict[str, Any]:
-        """The next text."""
+        """The event of the next piece of text."""
         return self._event({"content": text} if self._is_chat else text, None)
 
     def last(self, answer: Answer, prompt_tokens: int, with_usage: bool) -> Iterator[dict[str, Any]]:
-        """Why it ends, and what was used."""
+        """Yields the last events: the reason for the end and, `with_usage`, the numbers of tokens."""
         yield self._event({} if self._is_chat else "", answer.reason)
         if with_usage:
             yield {**self._head, "choices": [], "usage": _usage([("", answer)], prompt_tokens)}

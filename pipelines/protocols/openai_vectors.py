@@ -1,4 +1,4 @@
-"""OpenAI's embeddings: requests as items, predictions as answers."""
+"""OpenAI's embeddings: makes items of requests, and answers of predictions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from transformers import Pipeline
 
 
-def embedding_items(pipe: Pipeline, asked: Embed) -> list[Item]:
-    """An item for each text. Raises RequestError."""
-    given: list[Any] = [asked.input] if isinstance(asked.input, str) else list(asked.input)
+def embedding_items(pipe: Pipeline, request: Embed) -> list[Item]:
+    """The items, one for each text. Raises RequestError."""
+    given: list[Any] = [request.input] if isinstance(request.input, str) else list(request.input)
     if given and isinstance(given[0], int):
         given = [given]
     if not 0 < len(given) <= MOST_INPUTS:
@@ -32,16 +32,16 @@ def _decoded(pipe: Pipeline, tokens: Sequence[int]) -> str:
     return str(pipe.tokenizer.decode(tokens))
 
 
-def embeddings(asked: Embed, name: str, predictions: Sequence[Any], tokens: int) -> dict[str, Any]:
-    """The answer. A prediction is a vector; where the model gives one for each token, their mean."""
+def embeddings(request: Embed, name: str, predictions: Sequence[Any], tokens: int) -> dict[str, Any]:
+    """The answer. If a prediction has a vector for each token, their mean is used."""
     data = []
     for index, prediction in enumerate(predictions):
         vector = vectors.array(prediction)
         vector = vector.reshape(-1, vector.shape[-1]).mean(0)
-        if asked.dimensions is not None:
-            vector = vectors.shortened(vector, asked.dimensions)
+        if request.dimensions is not None:
+            vector = vectors.shortened(vector, request.dimensions)
         kept: object = vector.tolist()
-        if asked.encoding_format == "base64":
+        if request.encoding_format == "base64":
             kept = base64.b64encode(vector.astype("<f4").tobytes()).decode()
         data.append({"object": "embedding", "index": index, "embedding": kept})
     return {"object": "list", "data": data, "model": name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
