@@ -5,7 +5,7 @@ BIN := .venv/bin
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo examples test check conformance drill slow fuzz bench lock docs clean
+.PHONY: demo examples test check conformance compat drill slow fuzz bench lock docs clean
 
 demo: .venv/ready
 	$(BIN)/python -m jobs.run configs/demo.yaml --fresh
@@ -30,6 +30,38 @@ build/package/dray: Makefile $(wildcard dray/*)
 # Every task at every batch size and layout against transformers' own pipeline: the whole table.
 conformance: .venv/ready
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests:. $(BIN)/python -m support.conformance 2> /dev/null
+
+# The lowest and the newest transformers and Ray that pyproject.toml admits: conformance, private names, whole jobs.
+compat: .venv/ready build/compat/ready
+	for version in $(TRANSFORMERS_VERSIONS); do \
+	  echo "transformers $$version"; \
+	  HF_HUB_OFFLINE=1 PYTHONPATH=build/compat/transformers-$$version:tests:. \
+	    $(BIN)/python -m support.conformance 2> /dev/null || exit 1; \
+	  PYTHONPATH=build/compat/transformers-$$version $(BIN)/python -m pytest -q -p no:cacheprovider \
+	    tests/pipelines/internals tests/pipelines/generation || exit 1; \
+	done
+	for version in $(RAY_VERSIONS); do \
+	  echo "ray $$version"; \
+	  PYTHONPATH=build/compat/ray-$$version $(BIN)/python -m pytest -q -p no:cacheprovider \
+	    tests/jobs/cluster tests/jobs/batch/test_job.py tests/jobs/batch/test_resume.py tests/jobs/online/test_serve.py || exit 1; \
+	done
+
+# Each version in a folder of its own, before the environment on the path. Older transformers want an older hub.
+TRANSFORMERS_VERSIONS := 5.17.0 5.24.0
+RAY_VERSIONS := 2.59.0 2.60.0
+build/compat/ready: Makefile
+	rm -rf build/compat && mkdir -p build/compat
+	for version in $(TRANSFORMERS_VERSIONS); do \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/compat/transformers-$$version \
+	    transformers==$$version || exit 1; \
+	done
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/compat/transformers-5.17.0 \
+	  'huggingface-hub<2'
+	for version in $(RAY_VERSIONS); do \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/compat/ray-$$version \
+	    ray==$$version || exit 1; \
+	done
+	touch $@
 
 # Every fault that a long job meets, one after the other: what happened, and whether all rows are there.
 drill: .venv/ready

@@ -52,7 +52,7 @@ def submit(config: str, overrides: Sequence[str], fresh: bool, address: str, wai
     relative = os.path.relpath(config)
     if relative.startswith(".."):
         raise ConfigError(f"{config} lies outside the current directory, which is what the cluster is sent")
-    words = ["python", "-m", "dray.jobs.batch.job", relative, *(["--fresh"] if fresh else [])]
+    words = ["python", "-m", "dray.jobs.run", relative, *(["--fresh"] if fresh else [])]
     words += [word for override in overrides for word in ("--set", override)]
     os.environ.pop("RAY_ADDRESS", None)  # Ray would prefer it to the address given here
     try:

@@ -92,8 +92,8 @@ class EngineConfig(Section):
     )
     device_map: str | dict[str, JsonValue] | None = Field(
         None,
-        description="replaces device: auto, or module -> device, cpu or disk, as from_pretrained takes it; "
-        "model_kwargs.max_memory and model_kwargs.offload_folder belong to it",
+        description="instead of device, for a model on several devices: auto, or module -> device, cpu or disk, as in "
+        "from_pretrained; see also model_kwargs.max_memory and model_kwargs.offload_folder",
     )
     batch: Literal["auto"] | PositiveInt = Field(
         "auto",
@@ -140,7 +140,7 @@ class ServeConfig(Section):
         256, description="the most unanswered requests in a copy; further ones are refused, to be sent again later (503)"
     )
     max_bytes: PositiveInt = Field(
-        64 << 20, description="the most bytes of a request, or of a medium at a URL; else refused (413)"
+        64 << 20, description="the most bytes of a request, or of a medium at a URL; larger ones are refused (413)"
     )
     max_seconds: PositiveFloat = Field(14_400.0, description="the most seconds of a recording; longer ones are refused (413)")
     max_pixels: PositiveInt = Field(64 << 20, description="the most pixels of a picture; larger ones are refused (413)")
@@ -157,7 +157,7 @@ class JobConfig(Section):
     """One job: task, model, input, output."""
 
     task: str | None = Field(
-        None, description="a transformers task or alias; default: pipeline_tag of the model card, or from the architecture"
+        None, description="transformers task or alias; default: pipeline_tag of the model card, or from the architecture"
     )
     model: str | None = Field(
         None,
@@ -173,8 +173,8 @@ class JobConfig(Section):
     parameters: dict[str, JsonValue] = Field(default_factory=dict, description="call arguments of the transformers pipeline")
     model_kwargs: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="arguments of from_pretrained: quantization_config, attn_implementation ...; a model's own code is run only "
-        "with trust_remote_code: true, pickled weights are loaded only with use_safetensors: false",
+        description="arguments of from_pretrained: quantization_config, attn_implementation ...; a model's own code is run "
+        "only with trust_remote_code: true, pickled weights are loaded only with use_safetensors: false",
     )
     engine: EngineConfig = EngineConfig()
     errors: ErrorsConfig = ErrorsConfig()

@@ -1,4 +1,4 @@
-"""The dataflow: read, preprocess, forward, gather, postprocess, write. One screen, top to bottom."""
+"""The dataflow: read, preprocess, forward, gather, postprocess, write, in this order."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from dray.jobs.keys import KeySet
 
 
 def read(data: Input, left: Sequence[Piece], finished: KeySet, plan: Plan) -> Dataset:
-    """The rows still to do, in blocks of a few seconds of model work."""
+    """The rows that are left to do, in blocks of a few seconds of model work."""
     source = RowsDatasource(data, left, finished, tasks=4 * plan.model.actors)
-    at_once = plan.disk_tasks if isinstance(data.filesystem, LocalFileSystem) else None  # elsewhere files are waited for
+    at_once = plan.disk_tasks if isinstance(data.filesystem, LocalFileSystem) else None  # other storage mostly waits
     rows = ray.data.read_datasource(source, override_num_blocks=len(source), num_cpus=plan.task_cpus, concurrency=at_once)
     rows = rows.repartition(target_num_rows_per_block=plan.block_rows, strict=True)
     set_task_cpus(rows, plan.task_cpus)
@@ -32,7 +32,7 @@ def read(data: Input, left: Sequence[Piece], finished: KeySet, plan: Plan) -> Da
 
 
 def build(rows: Dataset, job: Job, plan: Plan, ledger: ActorHandle) -> Dataset:
-    """Rows with arguments -> rows with `prediction`, of the job's type, or `error`."""
+    """Rows with arguments -> rows with `prediction` or `error`."""
     worker = Worker(job.model, job.schema, plan.threads, plan.model.gpus > 0, ledger, plan.tuning_s)
     if plan.layout == "fused":
         return _pool(rows, Fused, plan.model, plan, worker)
@@ -47,20 +47,20 @@ def build(rows: Dataset, job: Job, plan: Plan, ledger: ActorHandle) -> Dataset:
 
 
 def write(rows: Dataset, sink: Sink, plan: Plan) -> None:
-    """Runs it all. Raises what stops it."""
+    """Runs the dataflow and writes its rows. Raises the error that stops it."""
     at_once = plan.disk_tasks if sink.is_local else None
     rows.write_datasink(sink, ray_remote_args={"num_cpus": plan.task_cpus}, concurrency=at_once)
 
 
 def _pool(rows: Dataset, operator: type, pool: Pool, plan: Plan, *arguments: object) -> Dataset:
-    # One block's results and the next one's first batches are made while the model runs; of others one runs, one is fetched.
-    beside = {"max_concurrent_calls_per_actor": 2, "enable_true_multi_threading": True} if operator in (Fused, Forward) else {}
+    # An actor has two blocks. With the model it works on both, so that the model need not wait; else one is only fetched.
+    overlap = {"max_concurrent_calls_per_actor": 2, "enable_true_multi_threading": True} if operator in (Fused, Forward) else {}
     on_gpu = {"num_gpus": pool.gpus, "batch_size": plan.block_rows} if pool.gpus else {"batch_size": None}
     return rows.map_batches(
         operator,
         fn_constructor_args=arguments,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=2, **beside),
+        compute=ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=2, **overlap),
         num_cpus=pool.cpus,
         **on_gpu,
     )

@@ -1,4 +1,4 @@
-"""The input's rows as a Dataset, with row keys that stay the same from run to run."""
+"""The input's rows as a Ray Dataset, with row keys that stay the same from run to run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TASK_BYTES = 64 << 20  # a read task's share of the input
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of one file that a read task reads: a row group where it has some, otherwise the file."""
+    """Rows of one file that a read task reads: one row group, or the whole file where it has no row groups."""
 
     source: InputFile
     row_groups: tuple[int, ...] | None
@@ -40,18 +40,18 @@ class Piece:
 
 
 def pieces(data: Input, finished: KeySet) -> list[Piece]:
-    """What is left to read. Row groups and files whose rows are all finished are not in it."""
+    """The pieces that are left to read. Row groups and files whose rows are all finished are left out."""
     starts, stops = data.key_ranges
     unfinished = np.flatnonzero(finished.counts(starts, stops) < (stops - starts).astype(np.int64))
     return [piece for index in unfinished for piece in _unfinished(data.sources[index], finished)]
 
 
 def _unfinished(source: InputFile, finished: KeySet) -> list[Piece]:
-    found = [piece for piece in _pieces(source) if piece.rows]
-    starts = np.array([source.first_key + piece.first for piece in found], np.uint64)
-    rows = np.array([piece.rows for piece in found], np.int64)
+    every = [piece for piece in _pieces(source) if piece.rows]
+    starts = np.array([source.first_key + piece.first for piece in every], np.uint64)
+    rows = np.array([piece.rows for piece in every], np.int64)
     done = finished.counts(starts, starts + rows.astype(np.uint64))
-    return [piece for piece, is_left in zip(found, done < rows, strict=True) if is_left]
+    return [piece for piece, is_left in zip(every, done < rows, strict=True) if is_left]
 
 
 def _pieces(source: InputFile) -> Iterator[Piece]:
@@ -65,7 +65,7 @@ def _pieces(source: InputFile) -> Iterator[Piece]:
 
 
 def first_rows(data: Input, left: Sequence[Piece], count: int) -> pa.Table:
-    """Up to `count` rows from the start of what is left, as the dataflow will see them; none where nothing is left."""
+    """Up to `count` rows from the start of the pieces `left`, as the dataflow sees them; an empty table without pieces."""
     sample: list[Piece] = []
     for piece in left:
         if piece.source.damaged is None:
@@ -77,26 +77,26 @@ def first_rows(data: Input, left: Sequence[Piece], count: int) -> pa.Table:
 
 
 def spread_rows(data: Input, left: Sequence[Piece], count: int, places: int = 16) -> pa.Table:
-    """About `count` rows from places all over what is left, for neighbours are often alike."""
+    """About `count` rows from `places` places spread over the pieces `left`, because neighbouring rows are often similar."""
     readable = [piece for piece in left if piece.source.damaged is None]
     chosen = sorted({int(place) for place in np.linspace(0, len(readable) - 1, places)}) if readable else []
-    few = -(-count // max(1, len(chosen)))
-    found = [table for place in chosen if (table := first_rows(data, [readable[place]], few)).num_rows]
-    return pa.concat_tables(found) if found else _nothing(data.columns)
+    each = -(-count // max(1, len(chosen)))
+    samples = [table for place in chosen if (table := first_rows(data, [readable[place]], each)).num_rows]
+    return pa.concat_tables(samples) if samples else _nothing(data.columns)
 
 
 def _nothing(columns: Columns) -> pa.Table:
-    """A table without rows, of the columns that the dataflow will see."""
+    """A table without rows, with the columns that the dataflow sees."""
     needed = pa.schema([(column, columns.types[column]) for column in columns.needed]).empty_table()
     arguments = {ARGUMENT + argument: needed[column] for argument, column in columns.arguments.items()}
     return pa.table({KEY: pa.array([], pa.uint64()), **arguments, ERRORS: pa.array([], ERROR)})
 
 
 class RowsDatasource(Datasource):  # type: ignore[misc]  # Ray is untyped
-    """Ray Data's view of the input: one read task per group of pieces."""
+    """The input as a source of Ray Data: one read task per group of pieces."""
 
     def __init__(self, data: Input, left: Sequence[Piece], finished: KeySet, tasks: int) -> None:
-        """`left` is read by about `tasks` tasks; rows in `finished` are dropped as they are read."""
+        """Groups the pieces `left` for about `tasks` read tasks, which drop the rows in `finished`."""
         super().__init__()
         self._data, self._groups = data, _share(left, tasks)
         self._finished = ray.put(finished) if len(finished.starts) else None
@@ -110,7 +110,7 @@ class RowsDatasource(Datasource):  # type: ignore[misc]  # Ray is untyped
         return "Rows"
 
     def estimate_inmemory_data_size(self) -> int:
-        """Bytes, as the files lie on disk."""
+        """Bytes of the files on disk."""
         return sum(_bytes(piece) for group in self._groups for piece in group)
 
     def get_read_tasks(
@@ -135,7 +135,7 @@ def _bytes(piece: Piece) -> int:
 
 
 def _share(left: Sequence[Piece], tasks: int) -> list[list[Piece]]:
-    """Neighbouring pieces in groups of about equal bytes; at least `tasks` groups where there are as many pieces."""
+    """Groups of neighbouring pieces with about the same bytes; at least `tasks` groups if there are that many pieces."""
     total = sum(map(_bytes, left))
     target = max(1, min(TASK_BYTES, total // max(1, tasks)))
     groups: list[list[Piece]] = []
@@ -152,14 +152,15 @@ def _share(left: Sequence[Piece], tasks: int) -> list[list[Piece]]:
 def _read(
     fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Columns, finished: ray.ObjectRef | None
 ) -> Iterator[pa.Table]:
-    """What a read task does."""
+    """The function of a read task."""
     yield from tables(fs, group, columns, ray.get(finished) if finished is not None else KeySet())
 
 
 def tables(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Columns, finished: KeySet) -> Iterator[pa.Table]:
-    """The rows of some pieces, without those that are `finished`: key, id, source, position, arguments, kept columns, errors.
+    """The rows of some pieces without the `finished` ones, as tables.
 
-    Rows that cannot be read have an error instead of arguments.
+    Columns: key, id, source, position, arguments, kept columns, seconds of reading, errors. Rows that cannot be read have an
+    error instead of arguments.
     """
     for spans in _together(_spans(fs, group, columns)):
         table = _table(spans, columns)
@@ -171,13 +172,13 @@ def tables(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Colum
 
 @dataclass(frozen=True)
 class _ReadRows:
-    """Rows that were read at once.
+    """Consecutive rows that were read together.
 
     Attributes:
         batch: the needed columns; nulls where the rows could not be read.
         source: the file.
         first: position of the first row in the file.
-        seconds: that reading them took.
+        seconds: time of reading them.
         error: why they could not be read.
     """
 
@@ -203,7 +204,7 @@ def _spans(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Colum
                 yield _ReadRows(batch, source, position, time.perf_counter() - started)
                 position += batch.num_rows
                 started = time.perf_counter()
-        except Exception as error:  # readers raise whatever they like about a damaged file
+        except Exception as error:  # readers raise any class about a damaged file
             if not is_damage(error):
                 raise
             missing = _unreadable(piece.first + piece.rows - position, columns)
@@ -215,13 +216,13 @@ def _about_file(source: InputFile, error: Exception) -> RowError:
 
 
 def _unreadable(rows: int, columns: Columns) -> pa.RecordBatch:
-    """Nulls in place of rows that cannot be read."""
+    """A batch of nulls in place of rows that cannot be read."""
     types = {column: columns.types[column] for column in columns.needed}
     return pa.record_batch([pa.nulls(rows, kind) for kind in types.values()], list(types))
 
 
 def _together(spans: Iterable[_ReadRows]) -> Iterator[list[_ReadRows]]:
-    """Neighbours with the same columns that fit one table; of many small files, many in one."""
+    """Groups of neighbours with the same columns, each small enough for one table: many small files make one group."""
     held: list[_ReadRows] = []
     rows = size = 0
     for span in spans:

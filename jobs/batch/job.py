@@ -1,4 +1,4 @@
-"""The batch job, start to finish."""
+"""Runs a batch job from start to finish."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ from dray.jobs.storage.folder import REPORT, SUMMARY
 from dray.pipelines.config import OPENAI, JobConfig
 from dray.pipelines.errors import DrayError, JobError, StorageError, reason
 
-TRIES = 2  # at rows that are missing in the end, should an actor have died with them
-LOOK_S = 1.0  # between two looks at the rows that are done; each takes time from the model where cores are few
-NODES_S = 5.0  # between two looks at the nodes
+TRIES = 2  # runs of the dataflow, if rows are missing at the end because an actor died with them
+LOOK_S = 1.0  # between two counts of the rows that are done; each takes time from the model where cores are few
+NODES_S = 5.0  # between two checks of the nodes
 RETRIES = re.compile(r"\s*Failed to .* after \d+/\d+ attempts \(total backoff .*", re.DOTALL)  # what Ray Data adds to errors
-STOP_S = 30.0  # for which workers that were told to stop are waited for
+STOP_S = 30.0  # the longest wait for workers to stop
 
 
 class NodesLost(JobError):
-    """The nodes that are left cannot hold what was planned: actors that wait for room there may keep others out for good."""
+    """The nodes that are left are too small for the plan: actors that wait for CPUs may block the others forever."""
 
 
 def run(
     config: JobConfig, fresh: bool = False, address: str | None = None, again: bool = False, started: float | None = None
 ) -> Summary:
-    """Runs a job to its end.
+    """Runs a job to its end and returns its summary.
 
     Args:
         config: the job.
-        fresh: forget what earlier runs have finished, and their results.
-        address: of a Ray cluster.
-        again: do the rows that have failed in earlier runs, and no others.
-        started: when the command was given, in seconds since the epoch; without, now.
+        fresh: delete the results of earlier runs first.
+        address: address of a Ray cluster.
+        again: do only the rows that failed in earlier runs.
+        started: when the command was given, in seconds since the epoch; None: now.
 
     Returns:
-        Its summary, as summary.json holds it.
+        The summary, as summary.json holds it.
 
     Raises:
-        UsageError: before any work.
+        UsageError: a mistake that is found before any work.
         JobError: more rows failed than the config allows, or rows are missing at the end.
     """
     started = started or time.time()
@@ -100,7 +100,7 @@ def _until_done(job: Job, plan: Plan, written: WriteTotals) -> Plan:
     """Runs the dataflow until no row is missing, with a new plan where nodes are lost. Returns the last plan.
 
     Raises:
-        JobError: rows are missing still, though all actors lived; or whatever stopped the job.
+        JobError: rows are still missing after TRIES runs, or an error stopped the job.
     """
     left: Job | None = job
     tries = TRIES
@@ -118,20 +118,20 @@ def _until_done(job: Job, plan: Plan, written: WriteTotals) -> Plan:
 
 
 def _conclude(job: Job, plan: Plan | None, written: WriteTotals, started: float) -> Summary:
-    """Writes the summary and the report; storage that fails now must not hide why the job has stopped."""
+    """Writes the summary and the report. An error of the storage is only printed: it must not hide why the job stopped."""
     summary = summarize(job, plan, written, started)
     try:
         if job.config.input.format == OPENAI:
             write_batch_files(job.output)
         job.output.write(SUMMARY, json.dumps(dict(summary), indent=2))
         job.output.write(REPORT, render(summary, job.config))
-    except Exception as error:  # clients of object stores raise their own
+    except Exception as error:  # clients of object stores raise their own classes
         print(f"dray: cannot write {job.output.url}/{SUMMARY}: {reason(error)}", file=sys.stderr)
     return summary
 
 
 def _execute(job: Job, plan: Plan, written: WriteTotals) -> None:
-    """Runs the dataflow once, showing progress; what was written is added to `written`, also where it raises."""
+    """Runs the dataflow once and shows progress. Adds the rows written to `written`, also when it raises."""
     tried = attempts(job.output)
     has_succeeded = bool(job.earlier or tried)
     ledger = Ledger.options(scheduling_strategy=_here()).remote(has_succeeded)  # type: ignore[attr-defined]  # Ray's decorator adds it
@@ -161,18 +161,18 @@ def _execute(job: Job, plan: Plan, written: WriteTotals) -> None:
         written.deaths += count.deaths
         written.add(sink.written if not failure else WriteTotals(count.ok, count.failed))
     if len(stop) > 1 and not (isinstance(stop[0], NodesLost) and thread.is_alive()):
-        raise stop[0]  # it says why; the last is put there in any case
+        raise stop[0]  # the reason; the last entry is always "the job was stopped"
     if failure:
         raise _stopped(failure[0]) from failure[0]
-    if thread.is_alive():  # nothing may be started beside them
-        raise JobError("the workers do not stop; see to it that none is left on the cluster, then the same command continues")
+    if thread.is_alive():  # two dataflows must not run at once
+        raise JobError("the workers do not stop; end those that are left on the cluster, then the same command continues")
 
 
 def _follow(job: Job, plan: Plan, thread: threading.Thread, ledger: ActorHandle, stop: list[JobError]) -> Count:
-    """Shows progress until the thread ends; puts into `stop` why it should. Returns the last count."""
+    """Shows progress until the thread ends, or until there is a reason to stop, which goes into `stop`. Returns the last count."""
     progress, count = ProgressLine(job.rows_left), Count()
     limit = job.config.errors.max_failed_fraction * job.data.rows
-    looked, whole = time.monotonic(), len(cluster_nodes())
+    checked, whole = time.monotonic(), len(cluster_nodes())
     assert job.lease is not None
     try:
         while thread.is_alive():
@@ -184,8 +184,8 @@ def _follow(job: Job, plan: Plan, thread: threading.Thread, ledger: ActorHandle,
                 stop.append(JobError(f"another run has taken {job.output.url}, for this one was silent for too long"))
             elif count.failed + job.failed_earlier > limit:
                 stop.append(JobError(_too_many(count.failed + job.failed_earlier, job)))
-            elif time.monotonic() - looked > NODES_S:
-                looked, nodes = time.monotonic(), cluster_nodes()
+            elif time.monotonic() - checked > NODES_S:
+                checked, nodes = time.monotonic(), cluster_nodes()
                 if len(nodes) < whole and not plan.fits(nodes):
                     stop.append(NodesLost(f"{whole - len(nodes)} of {whole} nodes are lost"))
             if stop:
@@ -196,7 +196,7 @@ def _follow(job: Job, plan: Plan, thread: threading.Thread, ledger: ActorHandle,
 
 
 def _here() -> NodeAffinitySchedulingStrategy:
-    """On the driver's node, with which the job would end anyway."""
+    """Places an actor on the driver's node: if that node dies, the job ends anyway."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
@@ -205,10 +205,10 @@ def _stopped(error: BaseException) -> JobError:
 
 
 def _cause(error: BaseException) -> str:
-    """What an error of Ray's comes from, in one line: what dray itself says, or else the innermost cause."""
-    within = getattr(error, "cause", None)  # Ray's own errors say in their text where, and in here what
-    if within is not None and within is not error:
-        return _cause(within)
+    """The cause of an error from Ray, in one line: dray's own message, or else the innermost cause."""
+    inner = getattr(error, "cause", None)  # the text of Ray's own errors says only where it happened
+    if inner is not None and inner is not error:
+        return _cause(inner)
     text = RETRIES.sub("", str(error))
     if isinstance(error, DrayError):
         return text
@@ -219,7 +219,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _missing(job: Job) -> Job | None:
-    """The job of the rows that went in and were not committed, if there are any."""
+    """A job of the rows that were not committed; None if there are none."""
     finished = KeySet.union([job.finished, finished_keys(job.output)])
     count = job.data.rows - job.data.finished_rows(finished)
     if not count:
@@ -229,7 +229,7 @@ def _missing(job: Job) -> Job | None:
 
 
 def _settle(job: Job, written: WriteTotals, missing: Job | None) -> None:
-    """Raises JobError where rows are missing still. Counts those again that were written and then taken back."""
+    """Raises JobError where rows are still missing. Corrects `written` where rows were written and then rolled back."""
     if missing:
         rows = f"{missing.rows_left} of {job.rows_left} rows"
         raise JobError(f"{rows} are missing from {job.output.url}; run the same command again")
@@ -239,7 +239,7 @@ def _settle(job: Job, written: WriteTotals, missing: Job | None) -> None:
 
 
 def _balance(job: Job, written: WriteTotals) -> None:
-    """Raises JobError where too many rows have failed."""
+    """Raises JobError if too many rows have failed."""
     failed = written.failed + job.failed_earlier
     if failed > job.config.errors.max_failed_fraction * job.data.rows:
         raise JobError(_too_many(failed, job))

@@ -1,7 +1,7 @@
-"""What a running job's workers have done and are doing: one actor that counts written rows and remembers dead workers.
+"""The ledger of a running job: one actor that counts written rows and finds the rows that workers die of.
 
-A worker that dies in the middle of a block leaves the block begun and not ended. Ray gives the block to another worker, which
-then does row by row and says which row before it begins: the row that is again there when the worker dies is found out.
+A worker that dies in the middle of a block leaves a block that was begun and not ended. Ray gives the block to another
+worker. That worker does the block row by row and reports each row before it begins: if it dies too, its row is known.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from dray.pipelines.engine.watchdog import Activity, Watchdog
 from dray.pipelines.errors import ModelError, RowError
 from dray.pipelines.phases.item import Item
 
-WHOLE = 2  # rows at least in a block that says something of the model
-DEATHS = 2  # of workers that were working on one row and no other: the row is to blame
-REACH_S = 10.0  # for which a worker tries to reach the ledger
+WHOLE = 2  # fewest rows of a block from which the model is judged
+DEATHS = 2  # so many workers died while they did one row alone: the row is to blame
+REACH_S = 10.0  # how long a worker tries to reach the ledger
 
 
 @dataclass(frozen=True)
 class Count:
-    """Rows written so far in this run, and workers that have died of a row."""
+    """How many rows this run has written so far, and how many workers have died of a row."""
 
     ok: int = 0
     failed: int = 0
@@ -46,7 +46,7 @@ class Count:
 
 @dataclass
 class _Block:
-    """Work that was begun, by `worker`. `alone`: the row that is being done by itself, and the stage."""
+    """A block that `worker` has begun. `alone`: key and stage of the row that it is doing by itself."""
 
     worker: str = ""
     deaths: int = 0
@@ -55,12 +55,12 @@ class _Block:
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """What is known of a block that is about to be done.
+    """What the ledger knows of a block when a worker begins it.
 
     Attributes:
         block: its name.
-        deaths: workers that died while they did it.
-        blamed: rows that are not to be done, and their errors, by key.
+        deaths: how many workers died while they did it.
+        blamed: the errors of rows that must not be done again, by key.
     """
 
     block: str = ""
@@ -68,16 +68,16 @@ class BlockRecord:
     blamed: Mapping[int, RowError] = field(default_factory=dict)
 
     def of(self, item: Item | RowError) -> Item | RowError:
-        """The item, or why it is not to be done."""
+        """The item, or the error for which it must not be done again."""
         return self.blamed.get(item.key, item) if isinstance(item, Item) else item
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class Ledger:
-    """Adds up what the write tasks report, and keeps track of blocks. It forgets if its node dies, which does no harm."""
+    """Adds up what the write tasks report, and keeps track of blocks. If its node dies its memory is lost, without harm."""
 
     def __init__(self, has_succeeded: bool = False) -> None:
-        """`has_succeeded`: rows have gone through the model in earlier runs, so that it is known to take some."""
+        """`has_succeeded`: rows have gone through the model in earlier runs, so the model itself works."""
         self._has_succeeded = has_succeeded
         self._refusals: dict[str, set[str]] = {}  # error -> blocks of which no row has gone through the model
         self._written: dict[str, Count] = {}
@@ -88,18 +88,18 @@ class Ledger:
         self._blamed: dict[int, RowError] = {}
 
     def written(self, task: str, ok: int, failed: int) -> None:
-        """Rows of one write task; one that Ray repeats counts once."""
+        """Adds the rows of one write task; a task that Ray repeats counts once."""
         earlier = self._written.get(task, Count())
         self._written[task] = Count(ok, failed)
         self._ok += ok - earlier.ok
         self._failed += failed - earlier.failed
 
     def count(self) -> Count:
-        """The sums."""
+        """The rows written and workers died so far."""
         return Count(self._ok, self._failed, len(self._dead))
 
     def begin(self, block: str, worker: str) -> BlockRecord:
-        """This worker is about to do a block."""
+        """Notes that a worker begins a block. Returns what is known of the block."""
         if block not in self._blocks:
             self._blocks[block] = _Block(worker)
             return BlockRecord(block)
@@ -116,30 +116,34 @@ class Ledger:
         return BlockRecord(block, known.deaths, dict(self._blamed))
 
     def alone(self, block: str, key: int, stage: str) -> None:
-        """A worker is about to do one row of the block by itself."""
+        """Notes that a worker begins one row of the block by itself."""
         self._blocks.setdefault(block, _Block()).alone = key, stage
 
     def blame(self, block: str, key: int, error: RowError) -> None:
-        """A worker is about to end because of this row, and knows why."""
+        """Notes that a worker ends because of this row, with the reason."""
         tries = self._tries(self._blocks.get(block, _Block()), key) + 1
         self._blamed[key] = RowError(error.stage, error.kind, str(error), tries)
 
     def succeeded(self) -> None:
-        """A row has gone through the model."""
+        """Notes that a row has gone through the model."""
         self._has_succeeded = True
 
     def refused(self, block: str, error: str) -> bool:
-        """The model refuses all rows of a block with this error. Whether the model is to blame: so it was with another."""
+        """Notes that the model refuses all rows of a block with this error.
+
+        Returns:
+            Whether the model is to blame: it has refused another block in the same way, and no row has gone through.
+        """
         blocks = self._refusals.setdefault(error, set())
         blocks.add(block)
         return not self._has_succeeded and len(blocks) > 1
 
     def _tries(self, block: _Block, key: int) -> int:
-        """How often a row was tried that a worker has died of: with its block, and alone."""
+        """How often a row was tried, with its block and alone, when workers died."""
         return min(block.deaths, 1) + self._alone[key]
 
     def end(self, block: str) -> None:
-        """The block is done."""
+        """Notes that the block is done."""
         self._blocks.pop(block, None)
 
 
@@ -149,10 +153,10 @@ def _died(stage: str, deaths: int) -> RowError:
 
 
 class LedgerClient:
-    """A worker's side of the ledger. Blocks may be done side by side; one that a worker has died of is done alone."""
+    """A worker's client of the ledger. A worker may do two blocks at once; a block that a worker died of is done alone."""
 
     def __init__(self, ledger: ActorHandle | None, watchdog: Watchdog, operator: str) -> None:
-        """Without a `ledger` nothing is known and nobody is told."""
+        """Starts the watchdog. Without a `ledger` nothing is known and nothing is reported."""
         self._ledger, self._watchdog, self._operator = ledger, watchdog, operator
         self._worker = uuid.uuid4().hex
         self._has_succeeded = False
@@ -163,7 +167,10 @@ class LedgerClient:
 
     @contextlib.contextmanager
     def block(self, table: pa.Table) -> Iterator[BlockRecord]:
-        """These rows are being done. Where a worker has died of them, by nobody else meanwhile, and each work is announced."""
+        """Reports the beginning and the end of a block; yields what the ledger knows of it.
+
+        If a worker has died of the block, this worker does no other block meanwhile and reports each row before it begins.
+        """
         if self._ledger is None:
             yield BlockRecord()
             return
@@ -173,10 +180,10 @@ class LedgerClient:
             self._keys[block] = keys
         try:
             record = BlockRecord()
-            with contextlib.suppress(RayError):  # it is being restarted, and this block goes unnoticed
+            with contextlib.suppress(RayError):  # the ledger is being restarted; this block goes unnoticed
                 record = ray.get(self._ledger.begin.remote(block, self._worker), timeout=REACH_S)
             if record.deaths:
-                self._part(block, keys)
+                self._isolate(block, keys)
             yield record
             self._ledger.end.remote(block)
         finally:
@@ -187,14 +194,14 @@ class LedgerClient:
                 self._changed.notify_all()
 
     def check_forward(self, record: BlockRecord, errors: Sequence[RowError | None]) -> None:
-        """Looks at what became of a block's rows in the model.
+        """Checks that the model does not refuse every row.
 
         Args:
-            record: of the block.
-            errors: of each row that the model was given.
+            record: what the ledger knows of the block.
+            errors: the error, or None, of each row that reached the model.
 
         Raises:
-            ModelError: the model has refused all rows of two blocks, with the same error, and has taken none so far.
+            ModelError: the model has refused all rows of two blocks with the same error, and no row has gone through.
         """
         if self._ledger is None or self._has_succeeded or not errors:
             return
@@ -202,17 +209,19 @@ class LedgerClient:
             self._has_succeeded = True
             self._ledger.succeeded.remote()
             return
-        said = {f"{error.kind}: {error}" for error in errors if error is not None}
-        if len(said) > 1 or len(errors) < WHOLE:
+        messages = {f"{error.kind}: {error}" for error in errors if error is not None}
+        if len(messages) > 1 or len(errors) < WHOLE:
             return
         is_to_blame = False
-        with contextlib.suppress(RayError):  # it is being restarted
-            is_to_blame = ray.get(self._ledger.refused.remote(record.block, *said), timeout=REACH_S)
+        with contextlib.suppress(RayError):  # the ledger is being restarted
+            is_to_blame = ray.get(self._ledger.refused.remote(record.block, *messages), timeout=REACH_S)
         if is_to_blame:
-            raise ModelError(f"the model refuses every row, with the same error: {said.pop()}; look at model and parameters")
+            raise ModelError(
+                f"the model refuses every row, with the same error: {messages.pop()}; look at model and parameters"
+            )
 
-    def _part(self, block: str, keys: frozenset[int]) -> None:
-        """Waits until no other block is being done; until this one has ended none is begun."""
+    def _isolate(self, block: str, keys: frozenset[int]) -> None:
+        """Waits until this worker does no other block, and lets none begin until this block ends."""
         with self._changed:
             del self._keys[block]
             self._changed.notify_all()
@@ -235,7 +244,7 @@ class LedgerClient:
 
 
 def _name(operator: str, table: pa.Table) -> str:
-    """The same for the same rows in the same operator."""
+    """The name of a block: the same for the same rows in the same operator."""
     digest = hashlib.blake2b(operator.encode(), digest_size=16)
     for column in (KEY, "segment"):
         if column in table.column_names:

@@ -1,7 +1,7 @@
-"""What a row looks like on its way through the dataflow: column names, and columns as Python values and back.
+"""Converts the columns of the dataflow's tables to Python values and back.
 
-Columns: the row's key, id, source and position in it; `keep:*` and `arg:*` from the input; between phases `parts` or
-`outputs`, encoded, with `segment` and `segments`; at the end `prediction`; throughout `error` and `meter`.
+Columns: the row's key, id, source and position in the source; `keep:*` and `arg:*` from the input; between phases `parts` or
+`outputs`, encoded, with `segment` and `segments`; at the end `prediction`; always `error`, and `meter` after the read.
 """
 
 from __future__ import annotations
@@ -23,66 +23,66 @@ _AS_PYTHON = operator.methodcaller("as_py")
 
 
 def items(table: pa.Table, phases: Phases) -> list[Item | RowError]:
-    """Each row's input as its pipeline takes it; an error where it could not be read, or its main argument is null."""
+    """Each row as an item for the pipeline; an error if the row could not be read or its main argument is null."""
     names = [name for name in phases.task.inputs if ARGUMENT + name in table.column_names]
-    cells, options = {name: table[ARGUMENT + name] for name in names}, _option_columns(table, phases)
+    inputs, options = {name: table[ARGUMENT + name] for name in names}, _option_columns(table, phases)
     unread = errors(table)
     items: list[Item | RowError] = []
     for row, key in enumerate(table[KEY].to_pylist()):
         try:
             if error := unread[row]:
                 raise error
-            given = _given(cells, row, _cell)
-            if not given or not (phases.task.optional or phases.task.inputs[0] in given):
+            values = _values(inputs, row, _as_input)
+            if not values or not (phases.task.optional or phases.task.inputs[0] in values):
                 raise RowError("read", "ValueError", f"the row has no {phases.task.inputs[0]}")
-            items.append(Item(given, _given(options, row, _AS_PYTHON), key))
+            items.append(Item(values, _values(options, row, _AS_PYTHON), key))
         except RowError as error:
             items.append(error)
     return items
 
 
 def row_options(table: pa.Table, phases: Phases) -> list[Mapping[str, object]]:
-    """Each row's own call arguments: those columns that are not part of the item and not null; none if they cannot be read."""
+    """Each row's call arguments: its values that are not null, of columns that are no inputs; none if they cannot be read."""
     columns = _option_columns(table, phases)
     options: list[Mapping[str, object]] = []
     for row in range(table.num_rows):
         try:
-            options.append(_given(columns, row, _AS_PYTHON))
-        except RowError:  # which the row already has as its error
+            options.append(_values(columns, row, _AS_PYTHON))
+        except RowError:  # the row already has this error
             options.append({})
     return options
 
 
 def _option_columns(table: pa.Table, phases: Phases) -> dict[str, pa.ChunkedArray]:
-    """Argument -> column, for those columns of arguments that are not part of the item, or are needed late as well."""
+    """Argument -> column, for the arguments that are not needed by preprocessing alone."""
     names = [name.removeprefix(ARGUMENT) for name in table.column_names if name.startswith(ARGUMENT)]
     return {name: table[ARGUMENT + name] for name in names if name not in phases.task.preprocess_only}
 
 
-def _given(columns: Mapping[str, pa.ChunkedArray], row: int, read: Callable[[pa.Scalar], object]) -> dict[str, object]:
+def _values(columns: Mapping[str, pa.ChunkedArray], row: int, read: Callable[[pa.Scalar], object]) -> dict[str, object]:
     """One row's values that are not null."""
     try:
         values = {name: read(column[row]) for name, column in columns.items()}
     except Exception as error:  # text that is not UTF-8, a time that Python does not know
-        raise RowError("read", type(error).__name__, f"a cell of the row cannot be read: {first_line(error)}") from None
+        raise RowError("read", type(error).__name__, f"a value of the row cannot be read: {first_line(error)}") from None
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _cell(value: pa.Scalar) -> object:
-    """A cell as Python sees it; large binaries stay in Arrow's memory."""
+def _as_input(value: pa.Scalar) -> object:
+    """A value as a Python object; large binaries stay in Arrow's memory."""
     if not value.is_valid:
         return None
     if isinstance(value, pa.StructScalar):
-        return {name: _cell(inner) for name, inner in value.items()}
+        return {name: _as_input(inner) for name, inner in value.items()}
     if isinstance(value, pa.ListScalar) and not pa.types.is_primitive(value.type.value_type):
-        return [_cell(inner) for inner in value.values]
+        return [_as_input(inner) for inner in value.values]
     if pa.types.is_binary(value.type) or pa.types.is_large_binary(value.type):
         return value.as_buffer()
     return value.as_py()
 
 
 def carried(table: pa.Table, phases: Phases | None = None) -> pa.Table:
-    """Key, id, source, position and kept columns; with `phases` also the call arguments that later phases need."""
+    """The columns key, id, source, position and the kept ones; with `phases` also the arguments that later phases need."""
     names = [name for name in table.column_names if name in (KEY, ID, SOURCE, POSITION) or name.startswith(KEEP)]
     if phases is not None:
         inputs = [ARGUMENT + name for name in phases.task.preprocess_only]
@@ -91,11 +91,11 @@ def carried(table: pa.Table, phases: Phases | None = None) -> pa.Table:
 
 
 def results(carried: pa.Table, outcomes: Sequence[Outcome], schema: pa.DataType) -> pa.Table:
-    """Outcomes beside what is carried; one whose prediction does not fit the schema becomes a failed row."""
+    """The carried columns with the outcomes' columns; a prediction that does not fit the schema makes its row a failed one."""
     try:
         predictions = to_arrow([outcome.prediction for outcome in outcomes], schema)
     except RowError:
-        # One that does not fit its type must not take its block with it.
+        # One bad prediction must not fail its whole block.
         for outcome in outcomes:
             _check(outcome, schema)
         predictions = to_arrow([outcome.prediction for outcome in outcomes], schema)
@@ -115,7 +115,7 @@ def _check(outcome: Outcome, schema: pa.DataType) -> None:
 
 
 def errors(table: pa.Table) -> list[RowError | None]:
-    """The column `error`."""
+    """The column `error` as RowErrors; None for rows without an error."""
     column = table[ERRORS]
     if column.null_count == table.num_rows:
         return [None] * table.num_rows
@@ -132,7 +132,7 @@ def error_array(errors: Sequence[RowError | None]) -> pa.Array:
 
 
 def meters(table: pa.Table) -> list[Meter]:
-    """The column `meter`."""
+    """The column `meter` as Meters."""
     return [Meter(**row) for row in table["meter"].to_pylist()]
 
 
@@ -142,7 +142,7 @@ def meter_array(meters: Sequence[Meter]) -> pa.Array:
 
 
 def with_columns(table: pa.Table, **columns: pa.Array) -> pa.Table:
-    """The table with more columns."""
+    """The table with `columns` added."""
     for name, column in columns.items():
         table = table.append_column(name, column)
     return table

@@ -1,4 +1,4 @@
-"""The map_batches callables: tables of rows in, tables of rows out. Each holds one pipeline for as long as it lives."""
+"""The callables of map_batches: each takes and returns tables of rows, and keeps one pipeline loaded."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from dray.pipelines.meter import Meter
 from dray.pipelines.phases.item import Item
 from dray.pipelines.tasks.arrow import decode, encode
 
-SEGMENT_PARTS = 16  # model inputs in one row between phases
-SEGMENT_BYTES = 32 << 20  # and at most about this much
-YIELD_BYTES = 64 << 20  # preprocessed rows are handed on at this size, also in the middle of a block
+SEGMENT_PARTS = 16  # most model inputs in one row between phases
+SEGMENT_BYTES = 32 << 20  # about the most bytes of such a row
+YIELD_BYTES = 64 << 20  # preprocessed rows are passed on at this size, also in the middle of a block
 
 Row = dict[str, object]
 
 
 class Fused:
-    """All three phases of a block of rows."""
+    """Runs all three phases on a block of rows."""
 
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=True)
@@ -39,7 +39,7 @@ class Fused:
         self._watchdog, self._ledger = worker.supervision("fused")
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Rows with arguments -> rows with `prediction` or `error`. Two blocks may be given at once, in threads."""
+        """Rows with arguments -> rows with `prediction` or `error`. Two threads may call it at once, each with a block."""
         self._stopwatch.start()
         with self._ledger.block(table) as record:
             items = [record.of(item) for item in rows.items(table, self._phases)]
@@ -57,7 +57,7 @@ class Fused:
         return results
 
     def _learned(self, items: list[Item]) -> Meter:
-        """Finds the limits of batches with these items."""
+        """Finds the batch limits with these items. Returns the meter of the trials."""
         with self._model_threads.turn:
             if self._tuner.is_done:  # the other block was first
                 return Meter()
@@ -71,14 +71,14 @@ class Fused:
 
 
 class Preprocess:
-    """CPU only, no weights: rows become rows of at most SEGMENT_PARTS parts."""
+    """Preprocesses, on CPUs and without weights: rows become rows of at most SEGMENT_PARTS model inputs."""
 
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=False)
         self._watchdog, self._ledger = worker.supervision("preprocess")
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        """Rows with arguments -> rows with `parts`, several for a long item. Holds about YIELD_BYTES at a time."""
+        """Rows with arguments -> rows with `parts`, several for a long item. Needs about YIELD_BYTES of memory at a time."""
         carried = rows.carried(table, self._phases)
         held: list[Row] = []
         held_bytes = 0
@@ -98,7 +98,7 @@ class Preprocess:
         return item if isinstance(item, RowError) else self._phases.fetched(item)
 
     def _segments(self, item: Item | RowError, meter: Meter) -> Iterator[Row]:
-        """`segments`, their number, is known only with the last one; 0 until then."""
+        """The segments of an item. Their number, `segments`, is 0 in all but the last one, where it is known."""
         number = 0
         if isinstance(item, RowError):
             yield _segment(0, 1, None, item, meter)
@@ -118,7 +118,7 @@ class Preprocess:
 
 
 class Forward:
-    """The weights: rows with `parts` become rows with `outputs`, batched across rows."""
+    """Runs the model, with weights: rows with `parts` become rows with `outputs`; batches mix rows."""
 
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=True)
@@ -128,7 +128,7 @@ class Forward:
         self._watchdog, self._ledger = worker.supervision("forward")
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Every part of every row goes through the model once; order is kept. Two blocks may be given at once, in threads."""
+        """Runs every part of every row once and keeps the order. Two threads may call it at once, each with a block."""
         self._stopwatch.start()
         with self._ledger.block(table) as record:
             queue = [cast("list[Part]", decode(value.as_py()) if value.is_valid else []) for value in table["parts"]]
@@ -153,7 +153,7 @@ class Forward:
         return done
 
     def _results(self, queue: list[list[Part]], one_by_one: bool) -> list[tuple[Output | RowError, Meter]]:
-        """Of all parts of all rows."""
+        """The outputs and meters of all parts of all rows."""
         together = queue if one_by_one else [[part for parts in queue for part in parts]]
         limits, watchdog = self._tuner.limits, self._watchdog
         return [
@@ -162,7 +162,7 @@ class Forward:
 
 
 class Postprocess:
-    """CPU only, no weights: rows with `outputs` become rows with `prediction`."""
+    """Postprocesses, on CPUs and without weights: rows with `outputs` become rows with `prediction`."""
 
     def __init__(self, worker: Worker) -> None:
         self._phases = worker.load(weights=False)
@@ -170,7 +170,7 @@ class Postprocess:
         self._watchdog, self._ledger = worker.supervision("postprocess")
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """One prediction or error per row."""
+        """Rows with `outputs` -> rows with `prediction` or `error`."""
         options, errors = rows.row_options(table, self._phases), rows.errors(table)
         columns = zip(table[KEY].to_pylist(), table["outputs"], options, errors, rows.meters(table), strict=True)
         outcomes = []
@@ -200,7 +200,7 @@ def _outputs(
     errors: list[RowError | None],
     meters: Sequence[Meter],
 ) -> bytes | None:
-    """The outputs of a row's parts, encoded; its error, which is put among `errors`, takes their place."""
+    """The encoded outputs of a row's parts; None where the row has an error, which is then in `errors`."""
     outputs: list[Output] = []
     for _ in parts if errors[index] is None else []:
         output, meter = next(results)
@@ -213,9 +213,9 @@ def _outputs(
 
 
 def _errors_of_model(errors: Sequence[RowError | None]) -> list[RowError | None]:
-    """Of the rows that the model was given: its errors, and None for those that it took."""
-    given = [error for error in errors if error is None or error.stage not in ("read", "preprocess")]
-    return [None if error is None or error.stage == "postprocess" else error for error in given]
+    """The model's errors for the rows that reached it; None for each row that went through."""
+    reached = [error for error in errors if error is None or error.stage not in ("read", "preprocess")]
+    return [None if error is None or error.stage == "postprocess" else error for error in reached]
 
 
 def _size(parts: Sequence[Part]) -> int:

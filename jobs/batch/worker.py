@@ -1,4 +1,4 @@
-"""What every actor that holds a pipeline has: the pipeline, a watch over it, and figures of its own."""
+"""What every actor with a pipeline needs: loading the pipeline, a watchdog, and measurements of the process."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from dray.pipelines.phases.phases import Phases
 
 @dataclass(frozen=True)
 class Worker:
-    """What an actor needs to make its pipeline.
+    """Everything an actor needs to make its pipeline.
 
     Attributes:
         model: the model, its task and the job's config.
-        schema: of a prediction.
-        threads: of torch.
-        accelerator: whether the actor was given one.
-        ledger: of the job; None where nobody is to hear what becomes of the worker.
-        tuning_s: seconds that may be spent on finding how large a batch should be, where that is not known.
+        schema: the Arrow type of a prediction.
+        threads: torch's number of threads.
+        accelerator: whether the actor has a GPU.
+        ledger: the job's ledger; None: the worker reports nothing.
+        tuning_s: seconds that the worker may spend on finding the best batch size, where it is not known.
     """
 
     model: ResolvedModel
@@ -45,7 +45,7 @@ class Worker:
     tuning_s: float = 0.0
 
     def load(self, weights: bool) -> Phases:
-        """The pipeline, in this process."""
+        """Loads the pipeline into this process."""
         import torch
 
         install()
@@ -54,21 +54,25 @@ class Worker:
         return in_passing_thread(lambda: load_phases(self.model, weights, device))
 
     def model_threads(self, phases: Phases) -> ModelThreads:
-        """The threads that run the model of `phases`, which this worker has loaded; torch has theirs from now on."""
+        """The threads that run the model of `phases`, which this worker has loaded. Sets torch's number of threads."""
         return ModelThreads(phases, self.threads, apart=True)
 
     def tuner(self, phases: Phases) -> Tuner:
-        """The limits of the batches of `phases`, which this worker has loaded: of one with as many threads as torch now has."""
+        """The tuner of the batch limits of `phases`. The limits hold for torch's present number of threads."""
         return Tuner(phases, self.model.config.engine.batch, self.model.identity, self.tuning_s)
 
     def supervision(self, operator: str) -> tuple[Watchdog, LedgerClient]:
-        """What looks after the worker: its own watch, and its side of the ledger."""
+        """The worker's watchdog and its client of the ledger."""
         watchdog = Watchdog(self.model.config.errors.timeout_s)
         return watchdog, LedgerClient(self.ledger, watchdog, operator)
 
 
 def learn(tuner: Tuner, model_threads: ModelThreads, parts: Sequence[Part], watchdog: Watchdog) -> Meter:
-    """Finds the limits of batches in a thread that runs the model. What it takes is time in which the model runs."""
+    """Finds the batch limits, in a thread that runs the model. Its time counts as time in which the model runs.
+
+    Returns:
+        The time of the first forward; nothing where there are no `parts`.
+    """
     began, started = time.time(), time.perf_counter()
     model_threads.begin(partial(tuner.learn, parts, watchdog)).result()
     if not parts:
@@ -78,7 +82,7 @@ def learn(tuner: Tuner, model_threads: ModelThreads, parts: Sequence[Part], watc
 
 
 class Stopwatch:
-    """Seconds in which an actor's model does not run, from its first block on, summed over its lanes."""
+    """Measures the seconds in which an actor's model does not run, from its first block on, summed over its threads."""
 
     def __init__(self, model_threads: ModelThreads) -> None:
         self._model_threads, self._lock = model_threads, threading.Lock()
@@ -86,13 +90,13 @@ class Stopwatch:
         self._busy_s = self._over = 0.0
 
     def start(self) -> None:
-        """Called when a block begins."""
+        """Starts the measurement, at the first call. To be called when a block begins."""
         with self._lock:
             if self._since is None:
                 self._since, self._busy_s = time.perf_counter(), self._model_threads.busy_s
 
     def waited(self) -> float:
-        """Since it was asked last. What began before that counts when it ends, and is then taken off."""
+        """Seconds without the model since the last call. A forward counts when it ends, also for the time before that call."""
         with self._lock:
             now, busy_s = time.perf_counter(), self._model_threads.busy_s
             assert self._since is not None
@@ -102,7 +106,7 @@ class Stopwatch:
 
 
 def account(meters: Sequence[Meter], own: Meter) -> None:
-    """Puts down, with the first row of a block, what is the process's: `own`, and its memory."""
+    """Adds the process's figures, `own` and its peak memory, to the meter of a block's first row."""
     for meter in meters[:1]:
         meter.add(own)
         meter.add(Meter(peak_bytes=peak_bytes()))

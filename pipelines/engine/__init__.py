@@ -1,1 +1,1 @@
-"""Runs batches on the loaded model: threads, precision, time limits, and the memory of what was tuned."""
+"""Runs batches on the loaded model: threads, precision, time limits, and the cache of tuned batch sizes."""

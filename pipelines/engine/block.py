@@ -1,4 +1,4 @@
-"""Whole items through all three phases, with the next window of parts prepared while the model runs one."""
+"""Runs items through all three phases; the next window of parts is preprocessed while the model runs one."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from dray.pipelines.meter import Meter
 from dray.pipelines.phases.item import Item
 from dray.pipelines.phases.phases import Phases
 
-FATAL = KeyboardInterrupt, SystemExit, GeneratorExit  # what no row is to blame for
-SAMPLE = 256  # parts with which the limits of batches are found
-WINDOW = 128  # budgets of parts that are preprocessed, then sorted by length and batched together
-FIRST, FASTER = 2, 8  # of them in the first window; times as many in the next, for the model is slower than preprocessing
-WINDOW_ELEMENTS = 1 << 25  # and at most so many elements, 128 MiB of float32
+FATAL = KeyboardInterrupt, SystemExit, GeneratorExit  # errors that no row causes
+SAMPLE = 256  # parts with which batch sizes are tuned
+WINDOW = 128  # batches' worth of parts in a window: these are preprocessed, then sorted by length and batched together
+FIRST, FASTER = 2, 8  # size of the first window; factor for the next ones, since the model is slower than preprocessing
+WINDOW_ELEMENTS = 1 << 25  # the most elements of a window, 128 MiB of float32
 
 
 @dataclass
 class Outcome:
-    """One row's result: a prediction, or the error that took its place."""
+    """The result of one row: a prediction, or an error."""
 
     prediction: object = None
     error: RowError | None = None
@@ -42,20 +42,20 @@ class Outcome:
 
 @dataclass
 class _Pending:
-    """An item on its way: outputs by part, until all are there."""
+    """An item that is not finished: the outputs of its parts so far."""
 
     item: Item
     outcome: Outcome = field(default_factory=Outcome)
     prepared: Meter = field(default_factory=Meter)  # the preprocessing thread's own
     outputs: dict[int, Output] = field(default_factory=dict)
-    parts: int | None = None  # None while preprocessing goes on
+    parts: int | None = None  # None until preprocessing is done
 
 
 def preprocess_item(phases: Phases, item: Item, meter: Meter, watchdog: Watchdog) -> Iterator[Part]:
-    """The parts of one item; time and audio length go to `meter`.
+    """Yields the parts of one item; adds the time and the length of audio to `meter`.
 
     Raises:
-        RowError: preprocessing failed, or has taken longer than the watch allows.
+        RowError: preprocessing failed, or took longer than the watchdog allows.
     """
     parts = iter(phases.preprocess(item))
     spent = 0.0
@@ -66,7 +66,7 @@ def preprocess_item(phases: Phases, item: Item, meter: Meter, watchdog: Watchdog
                 part = next(parts, None)
         except FATAL:
             raise
-        except BaseException as error:  # decoders and tokenizers raise whatever they like about a row, and Rust's panic
+        except BaseException as error:  # decoders and tokenizers raise different errors, and Rust's panic
             raise RowError.wrap("preprocess", error) from error
         took = time.perf_counter() - started
         spent += took
@@ -81,7 +81,7 @@ def preprocess_item(phases: Phases, item: Item, meter: Meter, watchdog: Watchdog
 
 
 def sample_parts(phases: Phases, items: Sequence[Item], watchdog: Watchdog, seconds: float) -> list[Part]:
-    """Up to SAMPLE parts of these items, made in about so many seconds; items that cannot be preprocessed give none."""
+    """Up to SAMPLE parts of these items, made in about `seconds`; items that cannot be preprocessed give none."""
     parts: list[Part] = []
     deadline = time.monotonic() + seconds
     for item in ahead(items[:SAMPLE], phases.fetched):
@@ -93,7 +93,7 @@ def sample_parts(phases: Phases, items: Sequence[Item], watchdog: Watchdog, seco
 
 
 def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: Meter, watchdog: Watchdog) -> object:
-    """The prediction. Raises RowError where postprocessing fails."""
+    """The prediction of an item. Raises RowError if postprocessing fails."""
     started = time.perf_counter()
     for output in outputs:
         if isinstance(output, dict) and "is_last" in output:
@@ -103,7 +103,7 @@ def postprocess_item(phases: Phases, outputs: list[Output], item: Item, meter: M
             return phases.postprocess(outputs, item)
     except FATAL:
         raise
-    except BaseException as error:  # whatever the pipeline makes of this row's outputs
+    except BaseException as error:  # pipelines raise different errors
         raise RowError.wrap("postprocess", error) from error
     finally:
         meter.postprocess_s += time.perf_counter() - started
@@ -116,14 +116,14 @@ _Results = list[tuple[Output | RowError, Meter]]
 def predict(
     phases: Phases, items: Sequence[Item], limits: Limits, watchdog: Watchdog, model_threads: ModelThreads | None = None
 ) -> list[Outcome]:
-    """All three phases for a block of items: the next window is preprocessed in a thread while the model runs one.
+    """Runs all three phases for a block of items: the next window is preprocessed in a thread while the model runs one.
 
-    Several threads may each give a block at the same time: one block's windows are begun after the other's, and meanwhile the
-    first window of the next is made.
+    Several threads may each call this for a block at the same time. The model runs the blocks' windows one block after the
+    other, and meanwhile the first window of the next block is preprocessed.
 
-    Parts that would be padded much wait for more of their length, the last ones until all are there. Memory is bounded by four
-    windows of parts (one runs, one waits, one is being made, one is kept for company), however long an item is; where there
-    are several `model_threads` by five, for the next window is begun before the last has ended.
+    Parts that would be padded much wait for more parts of similar length, at most until the last window. At most four windows
+    of parts are in memory, however long an item is: one runs, one is ready, one is being made, one waits for similar lengths.
+    With several `model_threads` there are five, since the next window is begun before the last has ended.
 
     Returns:
         One outcome per item, in order.
@@ -163,7 +163,7 @@ def predict(
 
 
 def _ready(window: _Window, limits: Limits) -> tuple[_Window, _Window]:
-    """What is to be run, and what is better kept for the next window."""
+    """(parts to run now, parts to keep for the next window)."""
     chosen = full_batches([part for _, _, part in window], limits)
     return [window[index] for index in sorted(chosen)], [each for index, each in enumerate(window) if index not in chosen]
 
@@ -177,7 +177,7 @@ def _keep(state: _Pending, number: int, output: Output | RowError, meter: Meter)
 
 
 def _finish(phases: Phases, state: _Pending, watchdog: Watchdog) -> None:
-    """Postprocesses an item whose parts have all come back."""
+    """Postprocesses an item if the outputs of all its parts are there."""
     outcome = state.outcome
     if outcome.error is not None or state.parts is None or len(state.outputs) < state.parts:
         return
@@ -190,9 +190,9 @@ def _finish(phases: Phases, state: _Pending, watchdog: Watchdog) -> None:
 
 
 def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, watchdog: Watchdog) -> Iterator[_Window]:
-    """Parts of successive items, cut into windows of about WINDOW batches.
+    """Yields the parts of the items in windows of about WINDOW batches.
 
-    The first is small, for nothing runs while it is made. The model takes long enough with it for a larger one to be made.
+    The first window is small, since the model waits for it. While the model runs a window, there is time to make a larger one.
     """
     window: _Window = []
     elements, size = 0, FIRST
@@ -217,7 +217,7 @@ def _windows(phases: Phases, pending: Sequence[_Pending], limits: Limits, watchd
 
 
 class _Prefetch:
-    """Iterates in a thread, from now on and one item ahead. An exception in it is raised where the items are taken."""
+    """Iterates in a thread, one item ahead. An exception there is raised in the thread that takes the items."""
 
     def __init__(self, items: Iterator[_Window]) -> None:
         self._queue: queue.Queue[_Window | BaseException | None] = queue.Queue(maxsize=1)
@@ -228,7 +228,7 @@ class _Prefetch:
             for item in items:
                 self._queue.put(item)
             self._queue.put(None)
-        except BaseException as error:  # carried to the consuming thread
+        except BaseException as error:  # raised in the thread that takes the items
             self._queue.put(error)
 
     def __iter__(self) -> Iterator[_Window]:

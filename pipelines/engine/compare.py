@@ -1,4 +1,4 @@
-"""Whether two predictions of one row agree: what is stored, and what the row gives when it is done again by itself."""
+"""Compares two predictions of one row: the stored one, and that of a new run of the row alone."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4  # of results in float32
 HALF_TOLERANCE = 0.05  # and in half precision
-STEP = 1 / 255  # of a picture's brightness: what rounding may change
-FLIPPED = 1e-3  # of a picture's values: pixels at the edge of a mask are above or below its threshold by rounding
+STEP = 1 / 255  # of a picture's brightness: the change that rounding may make
+FLIPPED = 1e-3  # share of a picture's values that may differ: rounding decides about pixels at the edge of a mask
 PNG, FLAC = b"\x89PNG", b"fLaC"
 SHOWN = 60  # characters of a value in a message
 
 
 @dataclass
 class Difference:
-    """Between two predictions.
+    """The difference between two predictions.
 
     Attributes:
-        largest: absolute difference of two numbers.
-        places: what differs by more than the tolerance, or in another way than numbers do; one phrase each.
+        largest: the largest absolute difference of two numbers.
+        places: one phrase for each number that differs by more than the tolerance, and for each other difference.
     """
 
     largest: float = 0.0
@@ -44,21 +44,21 @@ class Difference:
 
 
 def device() -> str:
-    """Where the weights go, if the config leaves that open."""
+    """The device of the weights if `engine.device` is auto."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def tolerance_of(phases: Phases) -> float:
-    """By how much numbers may differ between batches, given the precision of the weights."""
+    """The tolerance for numbers from different batches, for the precision of the weights."""
     import torch
 
     return HALF_TOLERANCE if phases.pipe.dtype in (torch.float16, torch.bfloat16) else TOLERANCE
 
 
 def alone(phases: Phases, item: Item, schema: pa.DataType, timeout_s: float) -> object:
-    """The prediction of one item in batches of its own, as Python sees a value of type `schema`. Raises RowError."""
+    """The prediction of one item, run alone, as the Python value of Arrow type `schema`. Raises RowError."""
     (outcome,) = predict(phases, [item], phases.limits(1), Watchdog(timeout_s))
     if outcome.error is not None:
         raise outcome.error
@@ -66,7 +66,7 @@ def alone(phases: Phases, item: Item, schema: pa.DataType, timeout_s: float) -> 
 
 
 def compare(stored: object, again: object, tolerance: float) -> Difference:
-    """What differs. Numbers may by `tolerance`, and by this share of those above 1; media are compared by what they hold."""
+    """The difference. Numbers may differ by `tolerance`, above 1 by this share of them; media are decoded and compared."""
     difference = Difference()
     for place, phrase, apart, allowed in _differences(stored, again, ""):
         difference.largest = max(difference.largest, apart)
@@ -118,7 +118,7 @@ def _numbers(stored: float, again: float, place: str) -> Iterator[_Found]:
 
 
 def _are_numbers(stored: object, again: object) -> bool:
-    """Whether these are two equally long lists of nothing but floats."""
+    """Whether these are two lists of floats of equal length."""
     both = isinstance(stored, list) and isinstance(again, list) and 0 < len(stored) == len(again)
     return both and all(type(value) is float for values in (stored, again) for value in values)  # type: ignore[attr-defined]
 
@@ -140,14 +140,14 @@ def _both(stored: object, again: object) -> str:
 
 @dataclass(frozen=True)
 class _Media:
-    """What bytes hold: values between 0 and 1 of a picture, between -1 and 1 of a sound."""
+    """A decoded picture, values in 0 to 1, or sound, values in -1 to 1."""
 
     values: np.ndarray
     is_picture: bool
 
 
 def _media(value: object) -> _Media | None:
-    """The picture or sound in bytes, or in their base64; None where there is none."""
+    """The picture or sound in bytes or base64; None if there is none."""
     if isinstance(value, str):
         try:
             value = base64.b64decode(value, validate=True)
@@ -160,7 +160,7 @@ def _media(value: object) -> _Media | None:
             import soundfile
 
             return _Media(soundfile.read(io.BytesIO(value), always_2d=True)[0], False)
-    except Exception:  # decoders raise whatever they like about damaged bytes
+    except Exception:  # decoders raise different errors for damaged bytes
         return None
     return None
 

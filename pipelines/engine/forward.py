@@ -1,4 +1,4 @@
-"""Parts through the model, in packed batches: in the caller's thread or in several lanes, halved around what fails."""
+"""Runs parts through the model in packed batches, in one or several model threads; a batch that fails is halved."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from dray.pipelines.errors import RowError
 from dray.pipelines.meter import Meter
 from dray.pipelines.phases.phases import Phases
 
-DIVISIBLE = 1 / 8  # of a batch at most is what it costs however little is in it, where two halves on two lanes pay
+DIVISIBLE = 1 / 8  # the largest Limits.overhead with which two halves of a batch in two threads are faster than one
 
 
 def forward_parts(
     phases: Phases, parts: Sequence[Part], limits: Limits, watchdog: Watchdog, model_threads: ModelThreads | None = None
 ) -> list[tuple[Output | RowError, Meter]]:
-    """The output of each part, or the error it raises when it is alone, and what it took. In order.
+    """(output, meter) of each part, in order; in place of the output, the error that the part raises when it is run alone.
 
-    `model_threads` are of the same phases; without, the caller's thread runs the model. A batch that has all cores takes the
-    time of all threads.
+    `model_threads` must have the same phases; without them, the caller's thread runs the model. The seconds of a batch that
+    uses all cores count for each of the threads.
     """
     model_threads = model_threads or ModelThreads(phases)
     results: list[tuple[Output | RowError, Meter]] = [(RowError("forward", "RuntimeError", "not run"), Meter()) for _ in parts]
@@ -54,7 +54,7 @@ def forward_parts(
             results[index] = output, meter
 
     def failed(share: int, index: int, error: Exception) -> None:
-        if share < model_threads.count and is_out_of_memory(error):  # what ran beside it may have had the memory
+        if share < model_threads.count and is_out_of_memory(error):  # batches in other threads may have used the memory
             for_all.append([index])
             return
         results[index] = RowError.wrap("forward", error.with_traceback(None)), results[index][1]
@@ -62,7 +62,7 @@ def forward_parts(
     def out_of_memory(share: int, batch: Sequence[int]) -> None:
         limits.lower(len(batch), max(parts[index].space for index in batch))
         phases.unstage()
-        if len(batch) > 1 or share == model_threads.count:  # else it is tried once more
+        if len(batch) > 1 or share == model_threads.count:  # otherwise it is tried once more
             results[batch[0]][1].add(Meter(out_of_memory=1, batch_elements=limits.elements))
         free_cached_memory()
 
@@ -91,9 +91,9 @@ def forward_parts(
 
 
 def divided(batches: Sequence[list[int]], parts: Sequence[Part], count: int) -> list[list[int]]:
-    """The batches, some of them in halves, so that `count` threads have equally many; fewer only where there is too little.
+    """The batches, some of them halved, so that each of `count` threads gets the same number, if there are enough parts.
 
-    Longest parts first, as `pack` gives them.
+    The longest parts come first, as in `pack`.
     """
     batches = list(batches)
     while batches and len(batches) % count:
@@ -106,10 +106,10 @@ def divided(batches: Sequence[list[int]], parts: Sequence[Part], count: int) -> 
 
 
 class _Batches:
-    """Batches of which each thread takes the next that no other has taken, with a look at the one after it."""
+    """A queue of batches for several threads. It yields each batch once, together with the batch after it."""
 
     def __init__(self, batches: Sequence[list[int]], fitting: Callable[[Sequence[int]], int]) -> None:
-        """`fitting`: how many parts of a batch fit by now, for limits become lower after it was packed."""
+        """`fitting`: how many parts of a batch fit now, since running out of memory lowers the limits."""
         self._left, self._fitting, self._lock = deque(batches), fitting, threading.Lock()
 
     def __iter__(self) -> Iterator[tuple[list[int], list[int]]]:

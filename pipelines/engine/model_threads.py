@@ -1,7 +1,7 @@
 """Several threads that run one model at once, each on its share of the cores.
 
-An operation that is cut over two cores ends with the slower one, and each ends with a wait; two batches of one core each wait
-for nothing. OpenVINO calls it throughput streams, and PyTorch inter-op parallelism.
+An operation on two cores ends when the slower one is done, so that each operation ends with a wait; two batches on one core
+each need no wait. OpenVINO calls this throughput streams, and PyTorch inter-op parallelism.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from dray.pipelines.phases.phases import Phases
 
 T = TypeVar("T")
-TOGETHER = 2  # windows of batches that are run at once, so that no lane waits for the end of another
-MOST = 4  # each reads all weights for itself, and Python's own lock lets one at a time begin an operation
+TOGETHER = 2  # windows of batches that are run at once, so that no thread waits for another at the end of a window
+MOST = 4  # threads: each reads all weights, and Python's global lock lets one at a time begin an operation
 
 
 class ModelThreads:
     """The threads that run the model of some phases.
 
     Attributes:
-        count: how many there are; 1: the caller's own.
-        turn: held by whoever begins work, block by block: what is made of one block's outputs, and the next one's first parts,
-            are made while the model runs.
+        count: the number of threads; 1: the model runs in the caller's thread.
+        turn: a lock, held by the thread that begins the windows of a block. Meanwhile other threads may postprocess their block
+            or preprocess the next.
     """
 
     def __init__(self, phases: Phases, threads: int = 1, apart: bool = False) -> None:
-        """`threads` of torch are for all of them together. Where the model cannot be shared, there is one with all of these.
+        """`threads`: threads of torch, shared by the model threads. If the model cannot be shared, one thread has all of them.
 
-        With `apart` that one is not the caller's thread but always the same, for models/loading.py says what several cost.
+        `apart`: this one thread is always the same thread, not the caller's: models/loading.py says why several are slower.
         """
         copies = _copies(phases, _count(threads) - 1) if threads > 1 and phases.is_shareable else []
         self._phases = [phases, *copies]
@@ -45,32 +45,32 @@ class ModelThreads:
             import torch
 
             torch.set_num_threads(self._each)
-            self._pool = ThreadPoolExecutor(self.count, "lane", self._settle)
+            self._pool = ThreadPoolExecutor(self.count, "model", self._settle)
             self._callers = ThreadPoolExecutor(TOGETHER, "window")
             self._free, self._own = deque(self._phases), threading.local()
-            self._turn, self._at_work = threading.Condition(), 0  # whoever has all the cores keeps the condition's lock
-            # Always the same thread, for each that shares work out has helpers of its own: models/loading.py says why not.
+            self._turn, self._at_work = threading.Condition(), 0  # work that has all cores holds the condition's lock
+            # Always the same thread, since each thread has its own helpers in torch (models/loading.py).
             self._wide = ThreadPoolExecutor(1, "wide")
 
     @property
     def at_once(self) -> int:
-        """How many pieces of work may be begun before the first has ended; 1: `begin` does it itself."""
+        """How many calls of `begin` may be unfinished at once; 1: `begin` does the work itself."""
         return 1 if self._callers is None else TOGETHER
 
     @property
     def busy_s(self) -> float:
-        """Seconds that the model has run by now, summed over the lanes."""
+        """The seconds that the model has run so far, summed over the threads."""
         return self._busy_s
 
     def ran(self, seconds: float) -> None:
-        """The model has run for so long: of one lane, or of all of them together."""
+        """Adds `seconds` in which the model ran, in one thread or summed over all."""
         with self._counting:
             self._busy_s += seconds
 
     def begin(self, work: Callable[[], T]) -> Future[T]:
-        """Calls `work`, which uses `run` and `wide`, in a thread; of TOGETHER at once the later has what the earlier leaves.
+        """Calls `work`, which uses `run` and `wide`, in a thread. TOGETHER such calls may run at once.
 
-        With one lane that is the caller's it is done when this returns.
+        If the model runs in the caller's thread, the work is done when this returns.
         """
         if self._callers is not None:
             return self._callers.submit(work)
@@ -79,17 +79,17 @@ class ModelThreads:
         return done
 
     def run(self, work: Callable[[Phases], None]) -> None:
-        """Calls `work` in every lane, with phases of the lane's own, and returns when all are done. Raises what one raises."""
+        """Calls `work` in every model thread, with the thread's own phases, and waits for all. Raises the first error."""
         if self._pool is None:
             work(self._phases[0])
             return
-        model_threads = [self._pool.submit(self._in_lane, work) for _ in self._phases]
-        wait(model_threads)  # also where one raises
-        for lane in model_threads:
-            lane.result()
+        results = [self._pool.submit(self._in_thread, work) for _ in self._phases]
+        wait(results)  # also if one raises
+        for result in results:
+            result.result()
 
     def wide(self, work: Callable[[Phases], None]) -> None:
-        """Calls `work` where it has all the cores, once the lanes have none, and returns when it is done."""
+        """Calls `work` with all cores, when no model thread is running, and waits for it."""
         if self._pool is None:
             work(self._phases[0])
         else:
@@ -107,13 +107,13 @@ class ModelThreads:
                 torch.set_num_threads(self._each)
 
     def _settle(self) -> None:
-        """A lane begins. What a thread has once called torch with, it keeps, whatever others set."""
+        """Starts a model thread. torch's number of threads must be set in each thread: it keeps the first that it used."""
         import torch
 
         torch.set_num_threads(self._each)
         self._own.phases = self._free.popleft()
 
-    def _in_lane(self, work: Callable[[Phases], None]) -> None:
+    def _in_thread(self, work: Callable[[Phases], None]) -> None:
         with self._turn:
             self._at_work += 1
         try:
@@ -125,7 +125,7 @@ class ModelThreads:
 
 
 def _count(threads: int) -> int:
-    """How many batches at once use the most of these threads."""
+    """The number of batches at once that uses the most of these threads."""
     possible = range(1, min(threads, MOST) + 1)
     return max(possible, key=lambda count: (threads // count * count, count))
 
@@ -133,5 +133,5 @@ def _count(threads: int) -> int:
 def _copies(phases: Phases, count: int) -> list[Phases]:
     try:
         return [phases.copy_with_shared_weights() for _ in range(count)]
-    except Exception:  # modules may hold whatever cannot be copied
+    except Exception:  # modules may hold objects that cannot be copied
         return []

@@ -1,4 +1,4 @@
-"""Whether a model may run in bfloat16: where that is fast, and what it says of real rows stays the same."""
+"""Decides whether a model runs in bfloat16: if that is faster, and its predictions for real rows stay the same."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from dray.pipelines.phases.item import Item
     from dray.pipelines.phases.phases import Phases
 
-COSINE = 0.999  # of the same row's embeddings in both precisions, at least
-NUMBER = 0.05  # that other numbers may differ by, or by this share of those above 1
-EMBEDDING = 16  # numbers in a row are an embedding
-GAIN = 1.1  # times as fast as float32, or the change is not worth it
+COSINE = 0.999  # the least between a row's embeddings in both precisions
+NUMBER = 0.05  # the most by which other numbers may differ; above 1, the most relative difference
+EMBEDDING = 16  # a list of at least this many numbers is an embedding
+GAIN = 1.1  # bfloat16 is used if it is at least this many times as fast as float32
 FLAGS = {"amx_bf16", "avx512_bf16"}  # of processors
 
 
 def processor_has_bfloat16() -> bool:
-    """Whether this machine's processor multiplies bfloat16 faster than float32; False where that cannot be told."""
+    """Whether this machine's processor multiplies bfloat16 faster than float32; False if that is not known."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -45,7 +45,7 @@ def is_fast(device: object) -> bool:
 
 
 def choose(phases: Phases, items: Sequence[Item], timeout_s: float) -> tuple[str, str]:
-    """Runs rows in float32 and in bfloat16.
+    """Runs rows in float32 and in bfloat16, and returns the precision to use.
 
     Args:
         phases: with weights; afterwards they are in bfloat16, or as they were and no longer to be used.
@@ -84,9 +84,9 @@ def _timed(phases: Phases, items: Sequence[Item], timeout_s: float) -> tuple[lis
 
 
 def difference(full: Sequence[Outcome], half: Sequence[Outcome]) -> str | None:
-    """Why the results in half precision are not those in full precision; None where they agree.
+    """How the results in half precision differ from those in full precision; None if they agree.
 
-    Labels and texts must be equal, the first of a list of scored labels at least; embeddings must point the same way.
+    Labels and texts must be equal; of a list of scored labels only the first. Embeddings must point the same way.
     """
     pairs = [(one, other) for one, other in zip(full, half, strict=True) if one.error is None]
     if not pairs:
@@ -125,7 +125,7 @@ def _differences(full: object, half: object) -> Iterator[str]:
 
 
 def _tensors(full: torch.Tensor, half: torch.Tensor) -> Iterator[str]:
-    """Embeddings, one for each token, must all point the same way; short rows are numbers, and other types must be equal."""
+    """Compares embeddings, one for each token, by direction, and short rows as numbers; other types must be equal."""
     if full.shape != half.shape:
         yield f"{tuple(half.shape)} numbers instead of {tuple(full.shape)}"
     elif full.is_floating_point() and full.ndim and full.shape[-1] >= EMBEDDING:

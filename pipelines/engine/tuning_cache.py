@@ -1,4 +1,4 @@
-"""What tuning has found, kept beside the models of this node: a model that was tuned here once is not tuned again."""
+"""The cache of tuned batch sizes, beside the models of this node: a model is tuned once on each node."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from dray.pipelines.phases.phases import Phases
 
 
-TRIES = 2  # of a worker: a row that the model refuses must not cost a whole job its tuning, nor each block a trial
-ENGINE = 2  # raised when batches are run so differently that what was found before says nothing
+TRIES = 2  # of a worker: one row that the model refuses must not prevent tuning, nor must each block try again
+ENGINE = 2  # raised when batches are run so differently that earlier results are not valid
 
 
 @dataclass(frozen=True)
 class TuningKey:
-    """What an answer holds for: the same model, at the same precision, on the same hardware, doing the same.
+    """The key of a cached result: model, task, precision, hardware and versions.
 
-    `threads` are those of a worker, be they of one batch or of several at once.
+    `threads` are all torch threads of a worker, for one batch or several at once.
     """
 
     model: str
@@ -55,7 +55,7 @@ class TuningKey:
 
     @property
     def path(self) -> Path:
-        """Of the file that keeps the answer."""
+        """The file with the cached result."""
         return _path(asdict(self))
 
 
@@ -73,36 +73,36 @@ def device_name(device: object) -> str:
 
 
 def recall(subject: TuningKey) -> list[Bucket]:
-    """What was found before; empty where nothing was."""
+    """The cached buckets; empty if there are none."""
     try:
         buckets = json.loads(subject.path.read_text(encoding="utf-8"))["buckets"]
         return [
             Bucket(each["longest"], each["elements"], tuple(Trial(**trial) for trial in each["trials"])) for each in buckets
         ]
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or a file that another version has written
+    except (OSError, ValueError, KeyError, TypeError):  # no file, or one of another version
         return []
 
 
 def remember(subject: TuningKey, buckets: Sequence[Bucket]) -> None:
-    """Keeps what was found."""
+    """Stores the buckets in the cache."""
     _write(subject.path, {**asdict(subject), "buckets": [asdict(bucket) for bucket in buckets]})
 
 
 def recall_threads(model: str, task: str) -> int | None:
-    """The threads that a copy of the model should have on CPUs, if that was found before."""
+    """The cached number of threads for a copy of the model on CPUs; None if there is none."""
     try:
-        return int(json.loads(_path(_crewed(model, task)).read_text(encoding="utf-8"))["threads"])
+        return int(json.loads(_path(_threads_key(model, task)).read_text(encoding="utf-8"))["threads"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def remember_threads(model: str, task: str, threads: int) -> None:
-    """Keeps what was found."""
-    subject = _crewed(model, task)
+    """Stores the number of threads in the cache."""
+    subject = _threads_key(model, task)
     _write(_path(subject), {**subject, "threads": threads})
 
 
-def _crewed(model: str, task: str) -> dict[str, object]:
+def _threads_key(model: str, task: str) -> dict[str, object]:
     return {"model": model, "task": task, "engine": ENGINE}
 
 
@@ -112,7 +112,7 @@ def _path(subject: Mapping[str, object]) -> Path:
 
 
 def _write(path: Path, content: Mapping[str, object]) -> None:
-    """A disk that cannot be written to costs the next worker its own tuning, and no more."""
+    """Writes a file of the cache. If that fails, the next worker only has to tune again."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")
@@ -121,15 +121,15 @@ def _write(path: Path, content: Mapping[str, object]) -> None:
 
 
 class Tuner:
-    """The batch limits of one worker: fixed by the config, remembered, or found with its first parts.
+    """The batch limits of one worker: set by the config, cached, or tuned with its first parts.
 
     Attributes:
-        limits: to be used as they are at the time; they change.
-        seconds: that finding them may take.
+        limits: the current limits; tuning changes them in place.
+        seconds: the most seconds for tuning.
     """
 
     def __init__(self, phases: Phases, batch: int | str, identity: str, seconds: float) -> None:
-        """`batch` is `engine.batch`; `identity` the model's. With 0 `seconds` nothing is tried."""
+        """`batch` is `engine.batch`; `identity` the model's. `seconds` of 0: no tuning."""
         self._phases, self.seconds = phases, seconds
         self.limits = phases.limits(batch)
         self._subject = None if isinstance(batch, int) or not phases.is_tunable else TuningKey.of(phases, identity)
@@ -139,14 +139,14 @@ class Tuner:
 
     @property
     def is_done(self) -> bool:
-        """Whether there is nothing to be found any more."""
+        """Whether tuning is finished or turned off."""
         return self._tries <= 0 or self.seconds <= 0
 
     def learn(self, parts: Sequence[Part], watchdog: Watchdog) -> list[Bucket]:
-        """Finds the limits with these parts and remembers them.
+        """Tunes the limits with these parts, stores them in the cache, and returns the buckets.
 
-        There is no answer where there are no parts, the config or transformers' own batching sets the limits, or the model is
-        compiled or refuses a part; then the next parts may be tried, TRIES times in all.
+        Returns no buckets if there are no parts, if the config or continuous batching sets the limits, or if the model is
+        compiled or refuses a part. In the last case the next parts may be tried, TRIES times in all.
         """
         self._tries -= 1 if parts else 0
         if self._subject is None or not parts:
@@ -157,7 +157,7 @@ class Tuner:
                 started = time.perf_counter()
                 try:
                     self._phases.forward(batch)
-                except Exception as error:  # a model raises whatever it likes
+                except Exception as error:  # models raise different errors
                     if is_out_of_memory(error):
                         raise
                     if is_own_fault(error):
@@ -167,7 +167,7 @@ class Tuner:
 
         try:
             buckets = tuning.tune(parts, run, self.seconds)
-        except RowError:  # the row at fault fails when its block is done; the next block is tried
+        except RowError:  # the row fails later, when its block is run; the next block is tried
             return []
         self._tries = 0
         if buckets:
@@ -176,6 +176,6 @@ class Tuner:
         return buckets
 
     def _set(self, buckets: Sequence[Bucket]) -> None:
-        """In place: what running out of memory lowers must be the limits that are used."""
-        found = tuning.limits(buckets, self.limits)
-        self.limits.elements, self.limits.by_length, self.limits.overhead = found.elements, found.by_length, found.overhead
+        """Changes the limits in place, since other objects hold them, and running out of memory lowers them."""
+        tuned = tuning.limits(buckets, self.limits)
+        self.limits.elements, self.limits.by_length, self.limits.overhead = tuned.elements, tuned.by_length, tuned.overhead

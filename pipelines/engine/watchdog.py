@@ -1,6 +1,6 @@
-"""What a process is working on, and since when: work that hangs, or that ruins the process, ends the process.
+"""Watches the work of a process, and ends the process if work hangs or breaks the accelerator.
 
-The process is to be started again by whoever runs it, and not to be given the same work in the same way.
+The owner of the process must start it again, and must not give it the same work in the same way.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from dataclasses import dataclass
 
 from dray.pipelines.errors import RowError
 
-GRACE_S = 5.0  # longer than this after its time, work that keeps Python itself from running is ended
-TELL_S = 1.0  # between two looks
+GRACE_S = 5.0  # after the time limit; then work that blocks Python itself is ended too
+TELL_S = 1.0  # between two checks
 
 
 @dataclass(frozen=True)
 class Activity:
-    """Something that is being done.
+    """A piece of work in progress.
 
     Attributes:
         stage: the phase: "preprocess", "forward" or "postprocess".
-        keys: of the rows it is done for.
+        keys: the keys of its rows.
         began: in seconds of the monotonic clock.
-        times: as many times errors.timeout_s it may take.
+        times: its time limit, as a multiple of errors.timeout_s.
     """
 
     stage: str
@@ -41,8 +41,8 @@ class Watchdog:
     """Knows the work of all threads of a process.
 
     Attributes:
-        timeout_s: seconds that a piece of work may take.
-        before: hears of all work before it begins.
+        timeout_s: the most seconds for a piece of work.
+        before: called with each piece of work before it begins.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -53,7 +53,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def on(self, stage: str, keys: Sequence[int], times: int = 1) -> Iterator[None]:
-        """The caller's thread works on `stage` for the rows with these keys."""
+        """A context in which the caller's thread works on `stage` for the rows with these keys."""
         thread = threading.get_ident()
         self._works[thread] = work = Activity(stage, keys, time.monotonic(), times)
         try:
@@ -64,12 +64,12 @@ class Watchdog:
             del self._works[thread]
 
     def start(self, last: Callable[[Activity, RowError], None]) -> None:
-        """From now on work that takes too long ends the process, after `last` has heard of it."""
+        """Starts to watch: work that takes too long ends the process, after a call of `last`."""
         self._last = last
         threading.Thread(target=self._look, name="watch", daemon=True).start()
 
     def ruined(self, error: BaseException) -> None:
-        """Ends the process, if it is watched: this error of the calling thread's work leaves it unable to do other work."""
+        """Ends the process, if it is watched, after an error of the calling thread's work that breaks the accelerator."""
         work = self._works.get(threading.get_ident())
         if self._last is not None and work is not None:
             self._end(work, RowError.wrap(work.stage, error))
@@ -77,7 +77,7 @@ class Watchdog:
     def _look(self) -> None:
         pause = min(TELL_S, self.timeout_s / 4)
         while True:
-            # This thread cannot run while native code holds Python's lock; then a timer of C's ends the process.
+            # This thread cannot run while native code holds Python's global lock; then faulthandler's timer ends the process.
             times = max([work.times for work in list(self._works.values())], default=1)
             faulthandler.dump_traceback_later(times * self.timeout_s + GRACE_S + pause, exit=True, file=2)
             time.sleep(pause)
@@ -88,7 +88,7 @@ class Watchdog:
                     self._end(work, RowError(work.stage, "TimeoutError", f"{work.stage} took longer than {limit}"))
 
     def _end(self, work: Activity, error: RowError) -> None:
-        """Says why and ends the process; whoever hears of it may not be reachable."""
+        """Prints the reason, calls `last` and ends the process, even if `last` raises."""
         print(f"{work.stage} of {len(work.keys)} rows ends this process: {error}", file=sys.stderr, flush=True)
         try:
             if self._last is not None:

@@ -50,7 +50,7 @@ def generate(pipe: Pipeline, parts: Sequence[Part], forward_params: Mapping[str,
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        logger.warning("continuous batching does not work with this model, going on with ordinary batches: %s", error)
+        logger.warning("continuous batching does not work with this model; using ordinary batches: %s", error)
         raise Unsupported from error
 
 

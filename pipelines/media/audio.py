@@ -211,7 +211,7 @@ def image(cell: object, options: MediaOptions) -> Image.Image:
             picture.load()
     except UnidentifiedImageError:
         raise ValueError("not an image that Pillow can read") from None
-    except Exception as error:  # decoders raise whatever they like about damaged files
+    except Exception as error:  # decoders raise different errors for damaged files
         raise ValueError(f"the image is damaged or too large: {first_line(error)}") from None
     if too_large:
         raise ValueError(too_large)

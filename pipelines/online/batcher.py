@@ -1,4 +1,4 @@
-"""One model, many callers: parts of all requests that wait share its batches."""
+"""One model for many callers: the waiting parts of all requests share its batches."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from dray.pipelines.online.scheduler import Scheduler, WaitingPart
 from dray.pipelines.phases.item import Item
 from dray.pipelines.phases.phases import Phases
 
-WAIT_S = 0.005  # for which the model waits for parts that are being made, counted from the oldest that is there
-AHEAD = 32  # parts of a request that wait at most; of a long recording the others are made later
-AHEAD_BUDGETS = 2  # and at most about as many elements as so many batches hold
+WAIT_S = 0.005  # the model waits this long for parts that are being made, counted from the oldest waiting part
+AHEAD = 32  # the most waiting parts of a request; of a long recording the others are made later
+AHEAD_BUDGETS = 2  # the most elements of these, in multiples of a batch's limit
 
 
 @dataclass(eq=False)
 class _PendingRequest:
-    """An item on its way."""
+    """A request that has not been answered."""
 
     item: Item
     arrived: float
@@ -45,14 +45,14 @@ class _PendingRequest:
 
 @dataclass(frozen=True)
 class BatchStats:
-    """What is known of a batch that has run.
+    """The figures of a batch that has run.
 
     Attributes:
-        parts: in it.
-        capacity: parts that it could have held.
+        parts: the number of its parts.
+        capacity: the number of parts that it could have held.
         elements, padded_elements: without and with padding.
-        waited_s: how long each part waited.
-        forward_s: how long the model took.
+        waited_s: seconds that each part waited.
+        forward_s: seconds that the model took.
     """
 
     parts: int
@@ -66,9 +66,9 @@ class BatchStats:
 class Batcher:
     """Runs items of many callers through one pipeline.
 
-    Preprocessing and postprocessing run in a few threads, the model in one. It takes the part that is due first and those
-    like it, as many as `limits` allow (turns.py): short requests do not wait for long ones, nor for the rest of a long one,
-    which is not starved.
+    Preprocessing and postprocessing run in a few threads, the model in one. It takes the part with the earliest deadline and
+    parts of similar length, as many as `limits` allow (scheduler.py). So short requests do not wait for long ones, and long
+    ones do not starve.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class Batcher:
         Args:
             phases: the pipeline.
             limits: of a batch.
-            watchdog: ends the process where work takes too long.
-            most: requests under way; more are refused.
-            threads: that prepare parts and make predictions of outputs.
+            watchdog: ends the process if work takes too long.
+            most: the most unanswered requests; further ones are refused.
+            threads: the number of threads for preprocessing and postprocessing.
             on_batch: called after every batch, in the model's thread.
         """
         self._phases, self._limits, self._watchdog, self._most, self._on_batch = phases, limits, watchdog, most, on_batch
@@ -101,14 +101,14 @@ class Batcher:
 
     @property
     def under_way(self) -> int:
-        """Requests that have not been answered."""
+        """The number of unanswered requests."""
         return self._under_way
 
     def submit(self, item: Item) -> Future[Outcome]:
-        """The prediction of an item with what it took, when it is there. To cancel it gives its place to others.
+        """Starts a request for an item. Returns the future outcome; cancel it to stop work on the request.
 
         Raises:
-            BusyError: too many are under way, or the service is being shut down.
+            BusyError: there are too many unanswered requests, or the service is shutting down.
         """
         meter = Meter()
         request = _PendingRequest(
@@ -123,12 +123,12 @@ class Batcher:
         return request.answer
 
     def check(self) -> None:
-        """Raises RuntimeError where the model's thread has ended, which it never should."""
+        """Raises RuntimeError if the model's thread has ended, which is a bug."""
         if not self._model.is_alive():
             raise RuntimeError("the thread of the model has ended")
 
     def close(self, timeout_s: float) -> bool:
-        """Takes no more requests, and waits for those it has. Returns whether all were answered in time."""
+        """Refuses further requests, and waits for the others. Returns whether all were answered within `timeout_s`."""
         with self._lock:
             self._is_closed = True
             return self._lock.wait_for(lambda: self._under_way == 0, timeout_s)
@@ -144,7 +144,7 @@ class Batcher:
         self._threads.submit(self._made, request)
 
     def _made(self, request: _PendingRequest) -> None:
-        """Makes parts of a request until enough of them wait."""
+        """Makes parts of a request until enough are waiting."""
         try:
             while not request.answer.done() and self._held(request) < 1:
                 part = next(request.parts, None)
@@ -154,7 +154,7 @@ class Batcher:
                 self._put(request, part)
             if request.is_made and request.made == 0:
                 raise RowError("preprocess", "ValueError", "the input gave the model nothing to work on")
-        except BaseException as error:  # a row error, or a fault of ours, which must not end in silence
+        except BaseException as error:  # a RowError, or a bug in dray, which the caller must get too
             self._fail(request, error)
         with self._lock:
             request.is_making, self._making = False, self._making - 1
@@ -163,7 +163,7 @@ class Batcher:
         self._finish_if_done(request)
 
     def _make_more(self, request: _PendingRequest) -> None:
-        """Goes on where few of its parts wait."""
+        """Makes more parts of a request if few of them are waiting."""
         with self._lock:
             if request.is_made or request.is_making or request.answer.done() or self._held(request) >= 0.5:
                 return
@@ -179,7 +179,7 @@ class Batcher:
             self._lock.notify_all()
 
     def _held(self, request: _PendingRequest) -> float:
-        """How much of what may wait of a request does; 1: all."""
+        """The share of a request's allowed waiting parts, or elements, that are waiting; 1: no more may wait."""
         return max(request.waiting / AHEAD, request.waiting_space / (AHEAD_BUDGETS * self._limits.elements))
 
     def _run(self) -> None:
@@ -193,10 +193,10 @@ class Batcher:
                 self._forward(batch)
 
     def _taken(self) -> list[WaitingPart[_PendingRequest]]:
-        """The next batch, taken from those that wait."""
-        gone = self._scheduler.remove(lambda request: request.answer.done())
+        """The next batch, removed from the waiting parts."""
+        cancelled = self._scheduler.remove(lambda request: request.answer.done())
         batch = self._scheduler.take()
-        for each in [*gone, *batch]:
+        for each in [*cancelled, *batch]:
             each.request.waiting -= 1
             each.request.waiting_space -= each.part.space
         return batch
@@ -205,7 +205,7 @@ class Batcher:
         started, began = time.perf_counter(), time.monotonic()
         try:
             results = forward_parts(self._phases, [each.part for each in batch], self._limits, self._watchdog)
-        except BaseException as error:  # a fault of ours; the callers must hear of it
+        except BaseException as error:  # a bug in dray; the callers get the error
             for each in batch:
                 self._fail(each.request, error)
             return
@@ -246,7 +246,7 @@ class Batcher:
                     request.answer.set_result(Outcome(prediction, meter=request.meter))
 
     def _fail(self, request: _PendingRequest, error: BaseException) -> None:
-        """The first error of a request is its answer."""
+        """Answers a request with an error, unless it is already answered."""
         with self._lock:
             if not request.answer.done() and request.answer.set_running_or_notify_cancel():
                 request.answer.set_exception(error)

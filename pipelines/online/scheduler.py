@@ -1,4 +1,4 @@
-"""Whose turn it is: which of the parts of many requests that wait the model takes next."""
+"""Decides which of the waiting parts of many requests the model takes next."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Generic, TypeVar
 from dray.pipelines.batching.padding import Sharing
 from dray.pipelines.batching.parts import UNBOUNDED, Limits, Part
 
-# The longest part of a batch may be so many times as long as the shortest, or longer where that pads less than a batch costs.
+# The longest part of a batch may be this many times as long as the shortest; longer if the padding costs less than a batch.
 SIMILAR = 1.5
-LET_IN_S = 0.3  # a batch that is not full waits for another that takes less, if its like ran last: more will share it then
-PATIENCE = 50  # times the model's seconds for a request are added to its arrival: what takes less comes first for so long
-FORGOTTEN = 0.05  # of what is known of the model's speed, with every batch
+# If parts of similar length ran last, a batch that is not full waits for another that takes less than this: it may get fuller.
+LET_IN_S = 0.3
+PATIENCE = 50  # deadline = arrival + this many times the model's seconds for the request, so that short requests come first
+FORGOTTEN = 0.05  # the share by which each batch lowers the weight of earlier batches in the model's speed
 
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, eq=False)
 class WaitingPart(Generic[R]):
-    """A part that is ready to run, of a request. The smaller `deadline`, the sooner."""
+    """A part of a request that is ready to run. Parts with earlier deadlines run first."""
 
     deadline: float
     since: float
@@ -31,57 +32,57 @@ class WaitingPart(Generic[R]):
 
 
 class Scheduler(Generic[R]):
-    """The parts that wait. A part is due when its request came, and later the longer the model works on the request with it.
+    """The waiting parts. The deadline of a part is the arrival of its request, plus PATIENCE times the model's time for it.
 
-    Not safe for threads: the caller sees to that.
+    Not thread-safe: the caller must hold a lock.
     """
 
     def __init__(self, limits: Limits) -> None:
-        """`limits`: of a batch."""
+        """`limits`: the limits of a batch."""
         self.limits = limits
         self.waiting: list[WaitingPart[R]] = []
         self._last = 0  # elements of the longest part in the last batch
-        self._lets_in = False  # whether that was let in between
+        self._lets_in = False  # whether the last batch ran before one with an earlier deadline
         self._ran_s = self._ran_space = 0.0  # of the last batches: the model's seconds, and elements with padding
 
     def add(self, request: R, arrived: float, number: int, part: Part, space: int) -> None:
-        """A part begins to wait.
+        """Adds a part to the waiting parts.
 
         Args:
-            request: it is a part of.
-            arrived: when the request did, in seconds of the monotonic clock.
+            request: its request.
+            arrived: arrival of the request, in seconds of the monotonic clock.
             number: of the part among those of the request, from 0.
-            part: itself.
-            space: elements of the request's parts so far, with padding, this one's included.
+            part: the part.
+            space: padded elements of the request's parts so far, with this one.
         """
         self.waiting.append(WaitingPart(arrived + PATIENCE * self._pace * space, time.monotonic(), request, number, part))
 
     def remove(self, unwanted: Callable[[R], bool]) -> list[WaitingPart[R]]:
-        """Takes out the parts of requests that nobody wants answered any more."""
-        gone = [each for each in self.waiting if unwanted(each.request)]
-        self._take_out(gone)
-        return gone
+        """Removes and returns the waiting parts of the `unwanted` requests."""
+        removed = [each for each in self.waiting if unwanted(each.request)]
+        self._take_out(removed)
+        return removed
 
     def take(self) -> list[WaitingPart[R]]:
-        """Takes out the next batch; an empty one where nothing waits."""
+        """Removes and returns the next batch; it is empty if no part waits."""
         batch = self._chosen() if self.waiting else []
         self._take_out(batch)
         return batch
 
     def patience(self, wait_s: float) -> float:
-        """Seconds for which company may be waited for: `wait_s` from the oldest on; none where those here fill a batch."""
+        """Seconds to wait for further parts: until `wait_s` after the oldest part arrived; 0 if the parts fill a batch."""
         is_full = sum(each.part.space for each in self.waiting) >= self.limits.elements
         if is_full or len(self.waiting) >= self.limits.parts:
             return 0.0
         return min(each.since for each in self.waiting) + wait_s - time.monotonic() if self.waiting else 0.0
 
     def ran(self, seconds: float, space: int) -> None:
-        """The model took so long for a batch of so many elements, padding included."""
+        """Records that the model took `seconds` for a batch of `space` padded elements."""
         self._ran_s, self._ran_space = (1 - FORGOTTEN) * self._ran_s + seconds, (1 - FORGOTTEN) * self._ran_space + space
 
     @property
     def _pace(self) -> float:
-        """The model's seconds for an element; 0 until it has run."""
+        """The model's seconds for one element; 0 before it has run."""
         return self._ran_s / self._ran_space if self._ran_space else 0.0
 
     def _take_out(self, batch: Sequence[WaitingPart[R]]) -> None:
@@ -89,12 +90,12 @@ class Scheduler(Generic[R]):
         self.waiting = [each for each in self.waiting if id(each) not in taken]
 
     def _chosen(self) -> list[WaitingPart[R]]:
-        """What is due first with its like; or, in between two batches of the like that are not full, what else is due."""
+        """The batch of the part with the earliest deadline; or a short one, if that batch is not full and like the last one."""
         batch = choose(self.waiting, self.limits)
         longest = max(each.part.space for each in batch)
         last, self._last = self._last, longest
         is_full = batch[0].part.group is Sharing.ALONE or len(batch) >= self.limits.capacity(longest)
-        was_let_in, self._lets_in = self._lets_in, False  # never twice in a row: what is due must not starve
+        was_let_in, self._lets_in = self._lets_in, False  # never twice in a row, so that no part starves
         if is_full or was_let_in or not last / SIMILAR <= longest <= last * SIMILAR:
             return batch
         first = set(map(id, batch))
@@ -108,7 +109,7 @@ class Scheduler(Generic[R]):
 
 
 def choose(waiting: Sequence[WaitingPart[R]], limits: Limits) -> list[WaitingPart[R]]:
-    """The part that is due first, and of those that may share its batch the ones nearest to it in length."""
+    """The part with the earliest deadline, and the parts of its group that are nearest to it in length."""
     first = min(waiting, key=lambda each: each.deadline)
     if first.part.group is Sharing.ALONE:
         return [first]

@@ -1,4 +1,4 @@
-"""A pipeline that answers many callers, each as soon as it can."""
+"""Answers the requests of many callers with one pipeline."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from dray.pipelines.models.resolved import resolve_model
 from dray.pipelines.online.batcher import Batcher, BatchStats
 from dray.pipelines.phases.item import Item
 
-MOST_CHOICES = 16  # answers to one request, or beams that are followed
+MOST_CHOICES = 16  # the most answers to one request, and the most beams
 
 
 class Service:
-    """Holds the model of a config."""
+    """The loaded model of a config, which answers requests."""
 
     def __init__(
         self, config: JobConfig, threads: int = 0, on_batch: Callable[[BatchStats], None] = lambda stats: None
     ) -> None:
-        """Loads the model, onto a GPU where this process may use one.
+        """Loads the model, onto a GPU if this process may use one.
 
         Args:
-            config: of a batch job; its input and output play no part.
-            threads: of torch on CPUs; 0: as many as it takes.
+            config: as for a batch job; its input and output are not used.
+            threads: the number of torch threads on CPUs; 0: torch's default.
             on_batch: called after every batch.
 
         Raises:
-            ModelError: as of a batch job.
+            ModelError: as in a batch job.
         """
         import torch
 
@@ -52,23 +52,23 @@ class Service:
 
     @property
     def under_way(self) -> int:
-        """Requests that have not been answered."""
+        """The number of unanswered requests."""
         return self._batcher.under_way
 
     async def outcome(self, item: Item) -> Outcome:
-        """The prediction of an item, and what it took. To cancel it gives its place to others.
+        """The outcome of an item: its prediction and figures. Cancel the call to stop work on the item.
 
         Raises:
-            RowError: the item is at fault.
-            RequestError: it asks for more than is allowed.
-            BusyError: too many are under way, or the service is closing.
+            RowError: the item cannot be processed.
+            RequestError: its options are above the service's limits.
+            BusyError: there are too many unanswered requests, or the service is shutting down.
         """
         self._refuse_much(item.options)
-        item = replace(item, key=item.key or secrets.randbits(62))  # of its random numbers
+        item = replace(item, key=item.key or secrets.randbits(62))  # it seeds the item's random numbers
         return await asyncio.wrap_future(self._batcher.submit(item))
 
     def _refuse_much(self, options: Mapping[str, object]) -> None:
-        """Raises RequestError where the model would work on one request for very long."""
+        """Raises RequestError for options with which the model would work on one request for very long."""
         tokens = self.config.serve.max_new_tokens
         limits = dict.fromkeys(("max_new_tokens", "max_length", "min_new_tokens", "min_length"), tokens)
         limits |= {"num_return_sequences": MOST_CHOICES, "num_beams": MOST_CHOICES}
@@ -82,13 +82,13 @@ class Service:
                 raise RequestError(f"{name}: at most {limits[name]} here")
 
     def end_on_hang(self) -> None:
-        """From now on work that hangs, or ruins the accelerator, ends this process: whoever runs it starts another."""
+        """Starts the watchdog: work that hangs or breaks the accelerator ends this process. Its owner must start another."""
         self._watchdog.start(lambda work, error: None)
 
     def check(self) -> None:
-        """Raises RuntimeError where the service can answer no more."""
+        """Raises RuntimeError if the service can answer no more requests."""
         self._batcher.check()
 
     def close(self, timeout_s: float) -> bool:
-        """Takes no more requests, and waits for those it has. Returns whether all were answered in time."""
+        """Refuses further requests, and waits for the others. Returns whether all were answered within `timeout_s`."""
         return self._batcher.close(timeout_s)

@@ -24,7 +24,7 @@ GENERATED_ELEMENTS = 2048  # of prompts that are continued
 
 
 def unchanged(prediction: Any) -> Any:  # noqa: ANN401  # whatever a pipeline gives
-    """The prediction as it is."""
+    """The prediction, unchanged."""
     return prediction
 
 

@@ -258,7 +258,7 @@ def dray(case: Case) -> Outcome:
     """The command. From the first batch to the end; and what came before."""
     config = case.folder / "job.json"
     config.write_text(json.dumps(case.config(case.folder / "all")))
-    command = [sys.executable, "-m", "dray.jobs.batch.job", str(config), "--address", "local"]
+    command = [sys.executable, "-m", "dray.jobs.run", str(config), "--address", "local"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     summary = json.loads((case.folder / "output/_dray/summary.json").read_text())
     start, seconds = float(summary["startup_seconds"]), float(summary["seconds"])

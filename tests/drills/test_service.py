@@ -164,7 +164,7 @@ def test_serves_own_commands(cluster, models, tmp_path, how):
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(raw))
     environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
     if how == "run":
-        command = [RAY / "serve", "run", "dray.jobs.online.deployment:app", f"config={tmp_path}/job.yaml"]
+        command = [RAY / "serve", "run", "dray.jobs.serve:app", f"config={tmp_path}/job.yaml"]
         url = "http://127.0.0.1:8000"
     else:
         deployed = yaml.safe_load((ROOT / "cluster/serve.yaml").read_text())
