@@ -108,7 +108,7 @@ clean:
 # The documentation as a site, in build/site. The config reference is made from the schema; a broken link is an error.
 docs: .venv/ready build/docs-env/ready
 	$(BIN)/python docs/reference/generate.py
-	build/docs-env/bin/mkdocs build --quiet --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 build/docs-env/bin/mkdocs build --quiet --strict --site-dir build/site
 
 # An environment of its own: what builds the pages is not what dray needs.
 build/docs-env/ready: Makefile

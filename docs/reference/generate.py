@@ -13,8 +13,8 @@ HEAD = """# Config reference
 
 All keys of the YAML file, by section. This page is generated from the schema; `dray config` prints the same.
 
-Key names are those of `--set`: `--set engine.batch=16`. A key that is not in these tables is an error, and the message names the
-nearest key that exists.
+Key names are those of `--set`: `--set engine.batch=16`. A key that is not in these tables is an error, and the message names
+the nearest key that exists.
 """
 CHOICES = re.compile(r" \[([^\[\]]* \| [^\[\]]*)\]$")  # which describe() puts at the end of a meaning
 
@@ -31,7 +31,7 @@ def page() -> str:
 
 
 def _table(section: str, rows: list[str]) -> str:
-    intro = f"{(JobConfig if section == 'top level' else _section(section)).__doc__ or ''}".strip()
+    intro = (JobConfig if section == "top level" else _section(section)).__doc__ or ""
     return "\n".join([f"## {section}", "", intro, "", "| key | choices | default | meaning |", "|---|---|---|---|", *rows, ""])
 
 

@@ -189,7 +189,7 @@ class LedgerClient:
         finally:
             with self._changed:
                 if self._alone == block:
-                    self._alone, self._watchdog.before = "", None
+                    self._alone, self._watchdog.on_activity = "", None
                 self._keys.pop(block, None)
                 self._changed.notify_all()
 
@@ -227,7 +227,7 @@ class LedgerClient:
             self._changed.notify_all()
             self._changed.wait_for(lambda: not (self._alone or self._keys))
             self._alone, self._keys[block] = block, keys
-            self._watchdog.before = functools.partial(self._announce, block)
+            self._watchdog.on_activity = functools.partial(self._announce, block)
 
     def _announce(self, block: str, work: Activity) -> None:
         assert self._ledger is not None

@@ -56,11 +56,11 @@ def make_app(
     async def infer(request: Request) -> Response:
         """Hugging Face's inference protocol: {"inputs": ..., "parameters": {...}}, or a medium as it is."""
         body = await body_of(request, config.serve.max_bytes)
-        asked = await huggingface.asked(service.task, body, request.headers.get("content-type", ""), admission)
+        asked = await huggingface.read_request(service.task, body, request.headers.get("content-type", ""), admission)
         if asked.stream:
             return await _streamed(request, service, asked)
         predictions = [outcome.prediction for outcome in await outcomes(request, service, asked.items)]
-        content, kind = huggingface.answered(service.task, asked, predictions)
+        content, kind = huggingface.answer_of(service.task, asked, predictions)
         return Response(content, media_type=kind)
 
     @app.post("/models/{model:path}", openapi_extra=taking(huggingface.SCHEMA))
@@ -88,8 +88,8 @@ async def _streamed(request: Request, service: Service, asked: huggingface.Infer
         try:
             async for piece in stream.pieces():
                 whole += piece
-                yield event(huggingface.told(piece, None))
-            yield event(huggingface.told("", whole))
+                yield event(huggingface.stream_event(piece, None))
+            yield event(huggingface.stream_event("", whole))
         except DrayError as error:  # the answer has begun: there is no other place for it
             yield event({"error": str(error)})
         finally:

@@ -121,7 +121,7 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
                 raise RequestError("n: one answer at a time is streamed")
             return await streamed(request, item, asked, limit)
         (found,) = await outcomes(request, service, [item])
-        choices = openai_text.whole(pipe, asked, found.prediction, limit)  # type: ignore[arg-type]
+        choices = openai_text.choices_of_chat(pipe, asked, found.prediction, limit)  # type: ignore[arg-type]
         return JSONResponse(openai_text.chat_answer(name, choices, round(found.meter.elements)))
 
     @app.post("/v1/completions", openapi_extra=taking(openai.Complete.model_json_schema()))
@@ -135,7 +135,7 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
                 raise RequestError("n, prompt: one answer at a time is streamed")
             return await streamed(request, items[0], asked, limit)
         found = await outcomes(request, service, items)
-        choices = openai_text.completed(pipe, asked, items, [each.prediction for each in found], limit)
+        choices = openai_text.choices_of_completion(pipe, asked, items, [each.prediction for each in found], limit)
         return JSONResponse(openai_text.completion_answer(name, choices, round(sum(each.meter.elements for each in found))))
 
 

@@ -21,7 +21,7 @@ class Sharing(enum.Enum):
     ALONE = "alone"
 
 
-def nothing(pipe: Pipeline, inputs: Inputs, forward_params: Inputs) -> Hashable:
+def share_nothing(pipe: Pipeline, inputs: Inputs, forward_params: Inputs) -> Hashable:
     """ALONE: each part is a batch, because the pipeline cannot batch the task, or padding would change its results."""
     return Sharing.ALONE
 

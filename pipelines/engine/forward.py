@@ -40,7 +40,7 @@ def forward_parts(
                 outputs = phases.forward([parts[index] for index in batch])
             except Exception as error:
                 if is_lasting(error):
-                    watchdog.ruined(error)
+                    watchdog.end_process(error)
                 raise
             finally:
                 seconds = share * (time.perf_counter() - started)

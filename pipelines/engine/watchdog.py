@@ -42,12 +42,12 @@ class Watchdog:
 
     Attributes:
         timeout_s: the most seconds for a piece of work.
-        before: called with each piece of work before it begins.
+        on_activity: called with each piece of work before it begins.
     """
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        self.before: Callable[[Activity], None] | None = None
+        self.on_activity: Callable[[Activity], None] | None = None
         self._works: dict[int, Activity] = {}  # by thread
         self._last: Callable[[Activity, RowError], None] | None = None
 
@@ -57,8 +57,8 @@ class Watchdog:
         thread = threading.get_ident()
         self._works[thread] = work = Activity(stage, keys, time.monotonic(), times)
         try:
-            if self.before is not None:
-                self.before(work)
+            if self.on_activity is not None:
+                self.on_activity(work)
             yield
         finally:
             del self._works[thread]
@@ -68,7 +68,7 @@ class Watchdog:
         self._last = last
         threading.Thread(target=self._look, name="watch", daemon=True).start()
 
-    def ruined(self, error: BaseException) -> None:
+    def end_process(self, error: BaseException) -> None:
         """Ends the process, if it is watched, after an error of the calling thread's work that breaks the accelerator."""
         work = self._works.get(threading.get_ident())
         if self._last is not None and work is not None:

@@ -41,7 +41,7 @@ PROCESSORS = {  # which treat each row separately
 }  # fmt: skip
 
 
-def handed(pipe: Pipeline, forward_params: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_shrinking(pipe: Pipeline, forward_params: Mapping[str, Any]) -> Mapping[str, Any]:
     """The arguments of the pipeline's forward with `decode` as custom_generate; unchanged if that would change results.
 
     `generate` still prepares everything, and its own loop takes every step.

@@ -54,7 +54,7 @@ def is_url(model: str) -> bool:
     return "://" in model
 
 
-def look(url: str, storage_options: Mapping[str, object], pickled: bool = False) -> StoredModel:
+def find_model(url: str, storage_options: Mapping[str, object], pickled: bool = False) -> StoredModel:
     """Lists a model's files.
 
     Args:

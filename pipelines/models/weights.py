@@ -70,7 +70,7 @@ def locate(config: JobConfig, name: str, revision: str | None, weights: bool) ->
 def _from_store(config: JobConfig, url: str, revision: str | None, weights: bool) -> ModelSource:
     protocols = {path.partition("://")[0] for path in config.input.paths if store.is_url(path)}
     is_same_store = not protocols or url.partition("://")[0] in protocols
-    model = store.look(url, config.input.storage_options if is_same_store else {}, _may_unpickle(config))
+    model = store.find_model(url, config.input.storage_options if is_same_store else {}, _may_unpickle(config))
     inside = f"{config.model_kwargs.get('subfolder') or ''}/".lstrip("/")
     names = (name.removeprefix(inside) for name in model.files if name.startswith(inside))
     refuse_unusable(url, (name for name in names if "/" not in name), _may_unpickle(config))

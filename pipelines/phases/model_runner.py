@@ -94,7 +94,7 @@ class ModelRunner:
                 return self._shortened(parts, continuous.generate(self.pipe, parts, forward_params), limits)
             self.is_continuous = False
         elif self._shrinks:
-            forward_params = shrinking.handed(self.pipe, forward_params)
+            forward_params = shrinking.with_shrinking(self.pipe, forward_params)
         with self.context(), self._randomness(parts, forward_params):
             if self._task.forwards_whole:
                 return [self._forward_whole(part, forward_params) for part in parts]

@@ -131,10 +131,10 @@ class Requests(Phases):
         if call.url == "/v1/embeddings":
             return openai_vectors.embeddings(request, self._name, predictions, self._tokens(call.items))
         if call.url == "/v1/chat/completions":
-            choices = openai_text.whole(self.pipe, request, predictions[0], limit)
+            choices = openai_text.choices_of_chat(self.pipe, request, predictions[0], limit)
             return openai_text.chat_answer(self._name, choices, self._tokens(call.items))
         if call.url == "/v1/completions":
-            texts = openai_text.completed(self.pipe, request, call.items, predictions, limit)
+            texts = openai_text.choices_of_completion(self.pipe, request, call.items, predictions, limit)
             return openai_text.completion_answer(self._name, texts, self._tokens(call.items))
         seconds = 0.0
         if request.response_format == "verbose_json":

@@ -53,7 +53,7 @@ class InferenceRequest:
     extras: Mapping[str, Any] | None = None
 
 
-async def asked(task: Task, body: bytes, content_type: str, admission: Admission) -> InferenceRequest:
+async def read_request(task: Task, body: bytes, content_type: str, admission: Admission) -> InferenceRequest:
     """The request in a body. Media that it names are fetched.
 
     Raises:
@@ -117,7 +117,7 @@ def _no_number(name: str) -> object:
     raise ValueError(name)
 
 
-def answered(task: Task, request: InferenceRequest, predictions: list[Any]) -> tuple[bytes, str]:
+def answer_of(task: Task, request: InferenceRequest, predictions: list[Any]) -> tuple[bytes, str]:
     """(body, media type) of the answer. `predictions` are as a batch job writes them."""
     if task.makes_sound and not request.is_list:
         return bytes(predictions[0]["audio"]), FLAC
@@ -133,7 +133,7 @@ def plain_json(content: object) -> bytes:
     return json.dumps(content, default=_plain, allow_nan=False).encode()
 
 
-def told(piece: str, whole: str | None) -> dict[str, Any]:
+def stream_event(piece: str, whole: str | None) -> dict[str, Any]:
     """An event of a streamed text. `whole` is the whole text in the last event, and None before."""
     token = {"id": 0, "text": piece, "logprob": 0.0, "special": whole is not None}
     return {"index": 0, "token": token, "generated_text": whole, "details": None}

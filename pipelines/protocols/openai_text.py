@@ -88,7 +88,7 @@ class Answer:
         return "length" if not self.has_stopped and self._limit is not None and self.tokens >= self._limit else "stop"
 
 
-def whole(
+def choices_of_chat(
     pipe: Pipeline, request: Generate, prediction: Sequence[Mapping[str, Any]], limit: int | None
 ) -> list[tuple[str, Answer]]:
     """(text, answer) of each choice of one prompt."""
@@ -99,14 +99,14 @@ def whole(
     return choices
 
 
-def completed(
+def choices_of_completion(
     pipe: Pipeline, request: Complete, items: Sequence[Item], predictions: Sequence[Any], limit: int | None
 ) -> list[tuple[str, Answer]]:
     """(text, answer) of each choice of all prompts, in order."""
     return [
         (f"{item.values['text']}{text}" if request.echo else text, answer)
         for item, prediction in zip(items, predictions, strict=True)
-        for text, answer in whole(pipe, request, prediction, limit)
+        for text, answer in choices_of_chat(pipe, request, prediction, limit)
     ]
 
 

@@ -64,7 +64,7 @@ class Shape:
     columns: Mapping[str, pa.DataType] = field(default_factory=dict)
     output: tuple[int, int] | None = None
 
-    def asks(self, option: str) -> bool:
+    def has_option(self, option: str) -> bool:
         """Whether the option is on for all rows, or a column may turn it on for some."""
         return bool(self.postprocess_params.get(option)) or option in self.columns
 
@@ -72,9 +72,9 @@ class Shape:
 def transcript(shape: Shape) -> pa.DataType:
     """Speech recognition: the text, and its chunks if timestamps or languages are requested."""
     fields = [("text", STRING)]
-    if shape.asks("return_timestamps") or shape.asks("return_language"):
+    if shape.has_option("return_timestamps") or shape.has_option("return_language"):
         chunk = [("text", STRING), ("timestamp", pa.list_(DOUBLE))]
-        if shape.asks("return_language"):
+        if shape.has_option("return_language"):
             chunk.insert(0, ("language", STRING))
         fields.append(("chunks", pa.list_(pa.struct(chunk))))
     return pa.struct(fields)
@@ -93,9 +93,9 @@ def entities(shape: Shape) -> pa.DataType:
 def masks(shape: Shape) -> pa.DataType:
     """Mask generation: PNG masks with their scores, and run lengths and boxes if requested."""
     fields = [("masks", pa.list_(BINARY)), ("scores", pa.list_(DOUBLE))]
-    if shape.asks("output_rle_mask"):
+    if shape.has_option("output_rle_mask"):
         fields.append(("rle_mask", pa.list_(pa.struct([("size", pa.list_(INT)), ("counts", pa.list_(INT))]))))
-    if shape.asks("output_bboxes_mask"):
+    if shape.has_option("output_bboxes_mask"):
         fields.append(("bounding_boxes", pa.list_(pa.list_(DOUBLE))))
     return pa.struct(fields)
 

@@ -110,7 +110,7 @@ class Task:
     @property
     def runs_alone(self) -> bool:
         """Whether every item is a batch by itself: its pipeline cannot batch, or padding would change its results."""
-        return self.shares is padding.nothing
+        return self.shares is padding.share_nothing
 
     @property
     def makes_sound(self) -> bool:

@@ -14,7 +14,7 @@ from dray.jobs.batch.job import run
 from dray.pipelines.cache import cache_folder
 from dray.pipelines.config import parse_config
 from dray.pipelines.errors import OutputError
-from dray.pipelines.models.store import look
+from dray.pipelines.models.store import find_model
 
 
 @pytest.fixture
@@ -41,6 +41,6 @@ def test_the_model_is_inferred_fetched_and_recorded(ray_session, models, options
     fs.pipe("shelf/classifier/README.md", b"another version")
     with pytest.raises(OutputError, match=f"where weights was '{recorded['weights']}', not "):
         run(parse_config(raw))
-    for name in (recorded["weights"], look(raw["model"], options).version):
+    for name in (recorded["weights"], find_model(raw["model"], options).version):
         for left in fetched.glob(f"{name}*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()

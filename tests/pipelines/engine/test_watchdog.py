@@ -20,7 +20,7 @@ def freeze():
     ctypes.PyDLL(None).sleep(60)
 
 def ruin():
-    watch.ruined(RuntimeError("the card is gone"))
+    watch.end_process(RuntimeError("the card is gone"))
 
 def quick():
     pass
@@ -56,11 +56,11 @@ def test_work_in_time_is_left_alone():
 
 def test_who_listens_hears_of_work_before_it_begins():
     watchdog, on_batch = Watchdog(60), []
-    watchdog.before = on_batch.append
+    watchdog.on_activity = on_batch.append
     with watchdog.on("preprocess", [1]):
         assert [(work.stage, work.keys) for work in on_batch] == [("preprocess", [1])]
         assert time.monotonic() - on_batch[0].began < 5
-    watchdog.before = None
+    watchdog.on_activity = None
     with watchdog.on("preprocess", [2]):
         assert len(on_batch) == 1
 
@@ -68,4 +68,4 @@ def test_who_listens_hears_of_work_before_it_begins():
 def test_ruin_of_a_process_that_nobody_watches_is_an_error_like_others():
     watchdog = Watchdog(60)
     with watchdog.on("forward", [1]):
-        watchdog.ruined(RuntimeError("the card is gone"))
+        watchdog.end_process(RuntimeError("the card is gone"))

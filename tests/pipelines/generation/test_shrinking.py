@@ -117,12 +117,12 @@ def test_a_pair_of_encoder_and_decoder_shrinks(sizes):
 @pytest.mark.parametrize("given", [{"custom_generate": "somebody/way-of-decoding"}, {"num_beams": 2}, {"streamer": object()}])
 def test_what_is_asked_for_is_not_replaced(writer, given):
     phases = phases_of(writer, max_new_tokens=8, do_sample=False)
-    assert shrinking.handed(phases.pipe, given) is given
+    assert shrinking.with_shrinking(phases.pipe, given) is given
 
 
 def test_speech_to_text_decodes_so(tmp_path):
     phases = phases_of(builders.whisper(tmp_path / "model"), task="automatic-speech-recognition")
-    assert shrinking.handed(phases.pipe, {"max_new_tokens": 40})["custom_generate"] is shrinking.decode
+    assert shrinking.with_shrinking(phases.pipe, {"max_new_tokens": 40})["custom_generate"] is shrinking.decode
 
 
 @pytest.mark.parametrize("rope", [{"rope_type": "dynamic", "factor": 2.0}, {"full_attention": {"rope_type": "longrope"}}, None])
@@ -130,7 +130,7 @@ def test_positions_that_depend_on_the_longest_row_stay_whole(writer, rope):
     phases = phases_of(writer, max_new_tokens=8, do_sample=False)
     during = {"max_new_tokens": 8}
     phases.pipe.model.config.rope_parameters = rope
-    assert (shrinking.handed(phases.pipe, during) is during) == (rope is not None)
+    assert (shrinking.with_shrinking(phases.pipe, during) is during) == (rope is not None)
 
 
 def test_a_generate_of_the_models_own_is_left_alone(writer):
@@ -138,4 +138,4 @@ def test_a_generate_of_the_models_own_is_left_alone(writer):
     kind = type(phases.pipe.model)
     phases.pipe.model.__class__ = type("Own", (kind,), {"generate": lambda self, input_ids: input_ids})
     during = {"max_new_tokens": 8}
-    assert shrinking.handed(phases.pipe, during) is during
+    assert shrinking.with_shrinking(phases.pipe, during) is during

@@ -21,7 +21,7 @@ from dray.pipelines.engine.block import predict
 from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.errors import ConfigError, ModelError
 from dray.pipelines.models import store
-from dray.pipelines.models.store import fetch, look, needed
+from dray.pipelines.models.store import fetch, find_model, needed
 from dray.pipelines.phases.item import Item
 
 URL = "s3://models/team/classifier"
@@ -87,7 +87,7 @@ def test_a_model_in_a_bucket_runs_as_the_local_one_does(bucket, options, models,
     assert predictions(load_phases(there, weights=True)) == predictions(load_phases(here, weights=True))
     (folder,) = (tmp_path / "cache/models").glob("?" * 16)
     assert files(folder) == sorted([*os.listdir(models.text_classifier), "parts/extra/words.txt"])
-    assert folder.name == look(URL, options).version
+    assert folder.name == find_model(URL, options).version
 
 
 def test_without_weights_none_are_fetched(bucket, options, models, tmp_path):
@@ -99,15 +99,15 @@ def test_without_weights_none_are_fetched(bucket, options, models, tmp_path):
 
 def test_a_model_is_fetched_once(bucket, options, tmp_path, monkeypatch):
     downloads = count_downloads(monkeypatch)
-    first = fetch(look(URL, options), weights=True)
-    assert fetch(look(URL, options), weights=True) == first
-    assert fetch(look(URL, options), weights=False) == first
+    first = fetch(find_model(URL, options), weights=True)
+    assert fetch(find_model(URL, options), weights=True) == first
+    assert fetch(find_model(URL, options), weights=False) == first
     assert downloads == [first.name]
 
 
 def test_processes_that_want_it_at_the_same_time_wait(bucket, options, tmp_path, monkeypatch):
     downloads = count_downloads(monkeypatch)
-    model = look(URL, options)
+    model = find_model(URL, options)
     threads = [threading.Thread(target=fetch, args=(model, True)) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -117,10 +117,10 @@ def test_processes_that_want_it_at_the_same_time_wait(bucket, options, tmp_path,
 
 
 def test_another_process_finds_it_without_the_objects(bucket, options):
-    folder = fetch(look(URL, options), weights=True)
+    folder = fetch(find_model(URL, options), weights=True)
     code = (
         "import json, sys; from dray.pipelines.models import store; store._download = None; "
-        "url, options = json.loads(sys.argv[1]); print(store.fetch(store.look(url, options), True))"
+        "url, options = json.loads(sys.argv[1]); print(store.fetch(store.find_model(url, options), True))"
     )
     command = [sys.executable, "-c", code, json.dumps([URL, options])]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
@@ -128,7 +128,7 @@ def test_another_process_finds_it_without_the_objects(bucket, options):
 
 
 def test_a_killed_download_leaves_nothing_half(bucket, options, tmp_path, monkeypatch):
-    model = look(URL, options)
+    model = find_model(URL, options)
     get = model.fs.get
 
     def killed(remote, local):
@@ -159,7 +159,7 @@ def test_a_changed_model_gets_another_folder_and_is_not_taken_for_the_first(buck
 
 
 def test_a_size_that_does_not_fit_is_a_change_during_the_download(bucket, options, tmp_path):
-    model = look(URL, options)
+    model = find_model(URL, options)
     bucket.pipe("models/team/classifier/parts/extra/words.txt", b"other words, and more of them")
     with pytest.raises(ModelError, match=r"words.txt came with 29 bytes, not 21; it was changed meanwhile"):
         fetch(model, weights=True)
@@ -175,7 +175,7 @@ def test_storage_options_are_for_the_kind_of_store_they_were_given_for(monkeypat
         assert options == ({"anon": True} if given else {})
         raise ModelError("far enough")
 
-    monkeypatch.setattr(store, "look", stop)
+    monkeypatch.setattr(store, "find_model", stop)
     raw = {"model": URL, "output": {"path": "out"}, "input": {"path": paths, "storage_options": {"anon": True}}}
     with pytest.raises(ModelError, match="far enough"):
         task_of(parse_config(raw))

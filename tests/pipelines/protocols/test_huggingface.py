@@ -50,10 +50,10 @@ class Answering(InferenceClient):
 
 
 def respond(phases, body, content_type="application/json"):
-    request = asyncio.run(huggingface.asked(phases.task, body, content_type, Admission()))
+    request = asyncio.run(huggingface.read_request(phases.task, body, content_type, Admission()))
     outcomes = predict(phases, request.items, Limits.budget(1 << 20), Watchdog(60))
     assert [outcome.error for outcome in outcomes if outcome.error] == []
-    return huggingface.answered(phases.task, request, [outcome.prediction for outcome in outcomes])
+    return huggingface.answer_of(phases.task, request, [outcome.prediction for outcome in outcomes])
 
 
 def wav(seconds=1.3, seed=1):
@@ -215,14 +215,14 @@ BAD = [
 def test_what_an_embedding_cannot_be(asked, message):
     body = json.dumps({"inputs": "a", **asked}).encode()
     with pytest.raises(RequestError) as error:
-        asyncio.run(huggingface.asked(TASKS["feature-extraction"], body, "application/json", Admission()))
+        asyncio.run(huggingface.read_request(TASKS["feature-extraction"], body, "application/json", Admission()))
     assert message in str(error.value)
 
 
 def test_what_the_config_cuts_off_a_client_does_not_bring_back():
     for sent, options in (({"truncate": True}, {"truncation": True}), ({"truncate": False}, {})):
         body = json.dumps({"inputs": "a", **sent}).encode()
-        request = asyncio.run(huggingface.asked(TASKS["feature-extraction"], body, "application/json", Admission()))
+        request = asyncio.run(huggingface.read_request(TASKS["feature-extraction"], body, "application/json", Admission()))
         assert request.items[0].options == options
 
 

@@ -28,7 +28,9 @@ BAD = [
 def test_what_is_no_request_is_said_in_a_sentence(body, message):
     with pytest.raises(RequestError) as error:
         asyncio.run(
-            huggingface.asked(TASKS["text-classification"], body, "application/json" if body[0] < 128 else "", Admission())
+            huggingface.read_request(
+                TASKS["text-classification"], body, "application/json" if body[0] < 128 else "", Admission()
+            )
         )
     assert message in str(error.value)
     assert error.value.status == 422
@@ -46,7 +48,7 @@ def test_what_is_no_request_is_said_in_a_sentence(body, message):
 def test_parameters_that_open_files_or_run_code_are_not_taken(task, parameters):
     with pytest.raises(RequestError, match="takes no"):
         asyncio.run(
-            huggingface.asked(
+            huggingface.read_request(
                 TASKS[task], json.dumps({"inputs": "x", "parameters": parameters}).encode(), "application/json", Admission()
             )
         )
@@ -86,13 +88,15 @@ INSIDE = [
 @pytest.mark.parametrize(("task", "inputs"), INSIDE, ids=range(len(INSIDE)))
 def test_no_string_is_a_path(task, inputs):
     with pytest.raises(RequestError):
-        asyncio.run(huggingface.asked(TASKS[task], json.dumps({"inputs": inputs}).encode(), "application/json", Admission()))
+        asyncio.run(
+            huggingface.read_request(TASKS[task], json.dumps({"inputs": inputs}).encode(), "application/json", Admission())
+        )
 
 
 def test_media_in_base64_are_bytes():
     encoded = base64.b64encode(b"picture").decode()
     chat = [{"role": "user", "content": [{"type": "text", "text": "look"}, {"type": "image", "url": encoded}]}]
     (item,) = asyncio.run(
-        huggingface.asked(TASKS["image-text-to-text"], json.dumps({"inputs": {"text": chat}}).encode(), "", Admission())
+        huggingface.read_request(TASKS["image-text-to-text"], json.dumps({"inputs": {"text": chat}}).encode(), "", Admission())
     ).items
     assert item.values["text"][0]["content"] == [{"type": "text", "text": "look"}, {"type": "image", "image": b"picture"}]
