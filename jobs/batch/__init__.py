@@ -1,1 +1,1 @@
-"""A batch job from start to finish: the checks before it, the dataflow, what its workers do, and its summary."""
+"""The batch job: the checks before it, the dataflow, its workers, and its summary."""

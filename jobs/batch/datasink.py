@@ -1,4 +1,4 @@
-"""The sink: finished rows as files under data/status=ok and data/status=failed, and subtitles beside them."""
+"""Writes finished rows to files under data/status=ok and data/status=failed, and subtitles beside them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WRITE_UUID = "write_uuid"  # Ray's name for the write's identity in a task's arg
 
 @dataclass
 class WriteTotals:
-    """What write tasks have written, as Ray counted it: exactly once per task that succeeded. And the workers that died."""
+    """What write tasks have written, each successful task counted once, and how many workers died."""
 
     ok: int = 0
     failed: int = 0
@@ -47,7 +47,7 @@ class WriteTotals:
     meter: Meter = field(default_factory=Meter)
 
     def add(self, other: WriteTotals) -> None:
-        """Adds each figure."""
+        """Adds the figures of `other`."""
         self.ok, self.failed = self.ok + other.ok, self.failed + other.failed
         self.deaths += other.deaths
         self.write_s += other.write_s
@@ -55,12 +55,12 @@ class WriteTotals:
 
 
 class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
-    """Writes a block as one file per status. A file's name depends on its task alone, so a repeated task overwrites."""
+    """Writes each block to one file per status. A file is named by its task, so a repeated task overwrites it."""
 
     def __init__(
         self, output: Folder, config: OutputConfig, ledger: ActorHandle, run: str, tried: ray.ObjectRef | None = None
     ) -> None:
-        """`run` holds the lease of `output`; `tried` is how often failed rows were tried by earlier runs, by key."""
+        """`run` holds the lease of `output`. `tried`: key -> how often earlier runs have tried that failed row."""
         data = output / DATA
         super().__init__(data.path, filesystem=output.arrow(), file_format=config.format, try_create_dir=data.is_local)
         self.is_local = data.is_local
@@ -69,7 +69,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
         self.written = WriteTotals()
 
     def write(self, blocks: Iterable[Block], ctx: TaskContext) -> WriteTotals:
-        """Writes the blocks of one task; runs in a worker."""
+        """Writes the blocks of one task. Runs in a worker."""
         started = time.perf_counter()
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         tables = [table for table in tables if table.num_rows]
@@ -79,8 +79,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
         name = self.filename_provider.get_filename_for_task(ctx.kwargs[WRITE_UUID], ctx.task_idx)
         refuse_other(self._output, self._run)
         if is_committed(self._output, task_of(name)):
-            # An earlier attempt of this task, whose answer was lost. It may have had other rows than this one: what is
-            # committed stays.
+            # An earlier attempt of this task was committed, and its result got lost. It may have had other rows: they stay.
             ok, failed = self._count("ok", name), self._count("failed", name)
         else:
             ok, failed = self._write(name, table)
@@ -98,7 +97,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
         return ok.num_rows, failed.num_rows
 
     def _with_attempts(self, failed: pa.Table) -> pa.Array:
-        """Errors whose attempts are those of all runs."""
+        """The errors with the attempts of all runs added up."""
         if not failed.num_rows or self._tried is None:
             return failed[ERRORS]
         tried: dict[int, int] = ray.get(self._tried)
@@ -112,7 +111,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
         return count_rows(path, self.filesystem)
 
     def on_write_complete(self, write_result: WriteResult[WriteTotals]) -> None:
-        """Adds up what the tasks have written; runs in the driver."""
+        """Adds up what the tasks have written. Runs in the driver."""
         for written in write_result.write_returns:
             if written is not None:
                 self.written.add(written)
@@ -120,7 +119,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
     def _write_file(self, status: str, name: str, rows: pa.Table, results: Mapping[str, pa.Array]) -> None:
         folder = posixpath.join(self.path, f"status={status}")
         if not rows.num_rows:
-            # An earlier attempt of this task may have had some.
+            # An earlier attempt of this task may have written some.
             with contextlib.suppress(FileNotFoundError):
                 self.filesystem.delete_file(posixpath.join(folder, name))
             return
@@ -131,7 +130,7 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
             with self.filesystem.open_output_stream(posixpath.join(folder, name)) as file:
                 file.write(content)
             return
-        # On disk a file appears as a whole or not at all: who reads the results meanwhile finds no half of one.
+        # On disk a file appears as a whole or not at all, so a reader never sees half of it.
         self.filesystem.create_dir(folder, recursive=True)
         hidden = posixpath.join(folder, f".{name}.part")
         with self.filesystem.open_output_stream(hidden) as file:
@@ -156,12 +155,12 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
 
 
 def file_name(row_id: object) -> str:
-    """A row's id as a file name: what file systems do not take becomes an underscore."""
+    """A row's id as a file name: underscores replace what file systems do not allow."""
     return re.sub(r"[^\w.=@+-]+", "_", str(row_id)).strip("._") or "_"
 
 
 def _sum(meters: pa.ChunkedArray) -> Meter:
-    """As Meter.add, for a whole column."""
+    """The sum of a column of meters, as Meter.add would give it."""
     flat = pa.concat_arrays(meters.chunks) if meters.num_chunks else pa.array([], meters.type)
     join = dict.fromkeys(LARGEST, pc.max) | dict.fromkeys(SMALLEST, pc.min)
     sums = {item.name: join.get(item.name, pc.sum)(flat.field(item.name)).as_py() for item in flat.type}

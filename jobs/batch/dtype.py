@@ -1,4 +1,4 @@
-"""Which precision a job's model runs in: decided once, for all its workers and all its runs."""
+"""Decides which precision a job's model runs in: once, for all workers and all runs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dray.pipelines.config import JobConfig
 from dray.pipelines.engine.precision import choose, processor_has_bfloat16
 from dray.pipelines.phases.item import Item
 
-ROWS = 16  # that are run in both precisions
+ROWS = 16  # of the trial, in both precisions
 
 
 def of_earlier_runs(config: JobConfig, kept: bytes | None) -> JobConfig:
-    """The config with the precision that an earlier run has decided on, which `kept`, the content of its file, names."""
+    """The config with the precision that an earlier run has decided on. `kept`: the content of its PRECISION file."""
     if kept is None or config.engine.dtype != "auto":
         return config
     engine = config.engine.model_copy(update={"dtype": json.loads(kept)["dtype"]})
@@ -30,10 +30,10 @@ def of_earlier_runs(config: JobConfig, kept: bytes | None) -> JobConfig:
 
 
 def decided(job: Job, plan: Plan) -> JobConfig:
-    """The job's config with `engine.dtype` decided, where that is left to dray. The decision is kept with the output.
+    """The job's config with `engine.dtype` decided, if it is auto. The decision is kept in the output folder.
 
-    A short job keeps the precision that its model was saved in, for trying another would take longer than it saves; and so does
-    an output with rows of a run that left no decision.
+    The model keeps the precision that it was saved in if the job is short, because a trial would take longer than it saves,
+    and if the output holds rows of a run that left no decision.
     """
     if job.config.engine.dtype != "auto":
         return job.config
@@ -47,21 +47,21 @@ def decided(job: Job, plan: Plan) -> JobConfig:
 
 
 def _may_be_fast(plan: Plan) -> bool:
-    """Whether the hardware is worth a trial: a GPU, or processors that all have bfloat16."""
+    """Whether the hardware may be faster in bfloat16: a GPU, or CPUs that all support it."""
     if plan.model.gpus:
         return True
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     if len(nodes) == 1 and nodes[0] == ray.get_runtime_context().get_node_id():
         return processor_has_bfloat16()
-    look = ray.remote(processor_has_bfloat16).options(num_cpus=plan.task_cpus)
+    probe = ray.remote(processor_has_bfloat16).options(num_cpus=plan.task_cpus)
     strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-    return all(ray.get([look.options(scheduling_strategy=strategy(node, soft=False)).remote() for node in nodes]))
+    return all(ray.get([probe.options(scheduling_strategy=strategy(node, soft=False)).remote() for node in nodes]))
 
 
 def _tried(job: Job, plan: Plan) -> tuple[str, str]:
     worker = Worker(job.model, job.schema, plan.threads, plan.model.gpus > 0)
     options = {"num_cpus": plan.model.cpus, "num_gpus": plan.model.gpus}
-    trial = ray.remote(max_calls=1, **options)(_choose)  # one: the process ends with it, and with it torch and two models
+    trial = ray.remote(max_calls=1, **options)(_choose)  # its process ends, and frees torch and two models
     try:
         return ray.get(trial.remote(worker, spread_rows(job.data, job.left, ROWS)))  # type: ignore[no-any-return]
     except RayError as error:

@@ -1,4 +1,4 @@
-"""The segments of long items, put together again."""
+"""Joins the segments of long items."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from dray.jobs.columns import KEY
 from dray.pipelines.meter import Meter
 from dray.pipelines.tasks.arrow import decode, encode
 
-RECALLED = 1000  # long items whose joined outputs Gather still knows
+RECALLED = 1000  # joined long items that Gather still remembers
 
 Row = dict[str, object]
 
 
 class Gather:
-    """Puts the segments of long items together. Single-segment rows pass; others wait, outputs only, for their last.
+    """Joins the segments of long items. Rows with one segment pass; the outputs of others wait until all segments are there.
 
-    One actor sees all rows. A task that Ray repeats gives what it gave: the segment that completed an item completes it
-    again, as long as the item is among the last RECALLED; others change nothing.
+    One actor sees all rows. A task that Ray repeats returns the same rows: the segment that completed an item completes it
+    again, as long as the item is among the last RECALLED; other segments change nothing.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Gather:
         self._settled: OrderedDict[int, tuple[int, Row]] = OrderedDict()  # key -> completing segment, joined row
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Rows with `outputs` of one segment -> rows with `outputs` of whole items; fewer rows than came."""
+        """Rows with `outputs` of one segment -> rows with `outputs` of whole items, which are fewer."""
         whole = [row for row in map(self._take, table.to_pylist()) if row is not None]
         return pa.Table.from_pylist(whole, schema=table.schema)
 
@@ -60,7 +60,7 @@ def _joined(segments: Sequence[Row]) -> Row:
 
 
 def _figures(segments: Sequence[Row]) -> dict[str, float]:
-    """Of all of them together."""
+    """The meters of the segments, added up."""
     meter = Meter()
     for row in segments:
         meter.add(Meter(**row["meter"]))  # type: ignore[arg-type]

@@ -169,7 +169,7 @@ def _execute(job: Job, plan: Plan, written: WriteTotals) -> None:
 
 
 def _follow(job: Job, plan: Plan, thread: threading.Thread, ledger: ActorHandle, stop: list[JobError]) -> Count:
-    """Shows progress until the thread ends, or until there is a reason to stop, which goes into `stop`. Returns the last count."""
+    """Shows progress until the thread ends or must stop; the reason goes into `stop`. Returns the last count."""
     progress, count = ProgressLine(job.rows_left), Count()
     limit = job.config.errors.max_failed_fraction * job.data.rows
     checked, whole = time.monotonic(), len(cluster_nodes())

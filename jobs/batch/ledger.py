@@ -26,7 +26,7 @@ from dray.pipelines.errors import ModelError, RowError
 from dray.pipelines.phases.item import Item
 
 WHOLE = 2  # fewest rows of a block from which the model is judged
-DEATHS = 2  # so many workers died while they did one row alone: the row is to blame
+DEATHS = 2  # of workers that did one row alone, after which the row is to blame
 REACH_S = 10.0  # how long a worker tries to reach the ledger
 
 

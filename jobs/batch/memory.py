@@ -1,4 +1,4 @@
-"""Memory of the process that asks."""
+"""Memory of this process."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import sys
 
 
 def peak_bytes() -> int:
-    """The most memory this process has held."""
+    """The peak memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def trim_memory() -> None:
-    """Gives free memory back to the system, in some 10 ms.
+    """Gives free memory back to the system, in about 10 ms.
 
-    glibc keeps it where something in use lies above: of tensors of ever other sizes more and more.
+    glibc keeps free memory below memory in use. With tensors of changing sizes that grows and grows.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""The answers of a job on OpenAI's Batch files, as OpenAI gives them: a file of answers and one of errors, a line each."""
+"""Writes the results of a job on OpenAI's Batch files in OpenAI's format: a file of answers and one of errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PREFIXES = {"chat.completion": "chatcmpl", "text_completion": "cmpl"}  # of the 
 
 
 def write_batch_files(output: Folder) -> None:
-    """Writes all rows that are committed to BATCH_OUTPUT, and those that have failed to BATCH_ERRORS."""
+    """Writes the committed rows that succeeded to BATCH_OUTPUT, and those that failed to BATCH_ERRORS, one line each."""
     now = math.floor(time.time())
     with output.stream(BATCH_OUTPUT) as file:
         for row in _rows(output, "ok"):

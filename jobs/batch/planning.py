@@ -1,4 +1,4 @@
-"""`dray plan`: what a config means, how the cluster would be used, and why so."""
+"""`dray plan`: shows what a config means, how the cluster would be used, and why."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dray.pipelines.engine.tuning_cache import recall_threads
 
 @dataclass(frozen=True)
 class Choice:
-    """A key of `engine` as it is used, and the reason."""
+    """A key of `engine`, the value that is used, and the reason."""
 
     key: str
     value: str
@@ -25,12 +25,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A config that was checked completely, with a plan for the cluster; `str()` gives the table that `dray plan` prints.
+    """A checked job with its plan for the cluster; `str()` gives the table that `dray plan` prints.
 
     Attributes:
-        job: what the config means, and what is left to do.
-        plan: how many workers there are, of what size, and how large blocks are.
-        choices: of everything that `engine` leaves open.
+        job: the checked job.
+        plan: the number of workers, their size, and the size of blocks.
+        choices: the values that `engine` leaves open.
     """
 
     job: Job
@@ -38,7 +38,7 @@ class PlannedJob:
     choices: tuple[Choice, ...]
 
     def __str__(self) -> str:
-        """The table."""
+        """The table that `dray plan` prints."""
         return aligned([*_meaning(self.job), *_choices(self.choices), *_pools(self.plan)])
 
 
@@ -47,10 +47,10 @@ def plan(config: JobConfig, address: str | None = None) -> PlannedJob:
 
     Args:
         config: the job.
-        address: of a Ray cluster; without, the one that this machine is part of, or this machine alone.
+        address: address of a Ray cluster; None: the cluster that this machine is part of, or this machine alone.
 
     Raises:
-        UsageError: what is wrong, and what to do.
+        UsageError: a check failed; the message says what to do.
     """
     job = check(config, dry=True)
     with connected(address):
@@ -59,23 +59,23 @@ def plan(config: JobConfig, address: str | None = None) -> PlannedJob:
 
 
 def choices(job: Job, plan: Plan, given: JobConfig) -> tuple[Choice, ...]:
-    """What was chosen where the config `given` says auto, and why."""
+    """The value and the reason of each key of `engine`. `given`: the config as the user wrote it."""
     engine, gpus = given.engine, plan.offered.gpus
-    found = f"the cluster has {gpus:g} GPUs" if gpus else "the cluster has no GPU"
+    offered = f"the cluster has {gpus:g} GPUs" if gpus else "the cluster has no GPU"
     on_gpu = plan.model.gpus > 0
     tuned = recall_threads(job.model.identity, job.model.task.name)
     dtype, why = _dtype(job, given)
     layout = "GPUs are fed by CPUs of the whole cluster" if on_gpu else "fewest processes"
     made = (
-        ("device", engine.device, "GPU" if on_gpu else "CPU", found),
+        ("device", engine.device, "GPU" if on_gpu else "CPU", offered),
         ("dtype", engine.dtype, dtype, why),
         ("layout", engine.layout, plan.layout, layout),
         ("copies", engine.copies, plan.model.actors, _copies(on_gpu, tuned)),
         ("batch", engine.batch, engine.batch, _batch(job, plan)),
     )
     return tuple(
-        Choice(f"engine.{key}", str(value), reason if asked == "auto" else "as the config says")
-        for key, asked, value, reason in made
+        Choice(f"engine.{key}", str(value), reason if configured == "auto" else "as the config says")
+        for key, configured, value, reason in made
     )
 
 
@@ -106,7 +106,7 @@ def _batch(job: Job, plan: Plan) -> str:
 
 
 def _meaning(job: Job) -> Rows:
-    """What the config means."""
+    """The lines on model, input and output."""
     model, data = job.model, job.data
     source = "the config" if model.task_reason == "task" else model.task_reason
     columns = ", ".join(f"{argument} <- {column}" for argument, column in data.columns.arguments.items())
@@ -128,7 +128,7 @@ def _choices(choices: tuple[Choice, ...]) -> Rows:
 
 
 def _pools(plan: Plan) -> Rows:
-    """How the cluster is used."""
+    """The lines on the use of the cluster."""
     names = ("model", "preprocess", "postprocess", "gather")
     lines: Rows = []
     for name, pool in zip(names, (plan.model, plan.preprocess, plan.postprocess, plan.gather), strict=True):

@@ -1,4 +1,4 @@
-"""Everything that can be checked before a worker starts."""
+"""All checks that are made before a worker starts."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ if TYPE_CHECKING:
     from dray.pipelines.phases.phases import Phases
 
 
-SAMPLE = 16  # rows looked at before the job starts
-MODEL_SHARE = 0.5  # of the speed at which this machine multiplies matrices, that models reach on workers: a guess
-GENERATED_TOKENS = 128  # that a row is guessed to ask for
+SAMPLE = 16  # rows that are tried before the job starts
+MODEL_SHARE = 0.5  # guess: share of this machine's speed at multiplying matrices that models reach on workers
+GENERATED_TOKENS = 128  # guess: tokens that a row generates
 
 
 @dataclass(frozen=True)
 class Job:
-    """A config that has been checked completely: its model loads, its input is there, its output is ours.
+    """A job that has been checked completely: the model loads, the input exists, the output folder is its own.
 
     Attributes:
-        resolved: what the config means.
-        finished: the rows that are not to be done.
-        left: the pieces of the input that hold others.
+        resolved: the model, task, input and output.
+        finished: the keys of the rows that this run must not do.
+        left: the pieces of the input that hold other rows.
         earlier: how many rows earlier runs have finished.
         failed_earlier: how many of these have failed.
-        work: what there is to do.
-        schema: of a prediction.
+        work: the amount of work.
+        schema: the Arrow type of a prediction.
         is_float32: whether the model's weights would be loaded in float32.
-        lease: None of a job that is only looked at.
+        lease: the lease of the output folder; None for a job that is only checked.
     """
 
     resolved: ResolvedJob
@@ -69,7 +69,7 @@ class Job:
 
     @property
     def config(self) -> JobConfig:
-        """The job's config, with nothing left to choose."""
+        """The job's config, with all choices made."""
         return self.resolved.config
 
     @property
@@ -89,7 +89,7 @@ class Job:
 
     @property
     def rows_left(self) -> int:
-        """Rows to be done."""
+        """How many rows this run has to do."""
         return self.work.rows
 
 
@@ -104,13 +104,13 @@ def check(
 
     Args:
         config: the job.
-        fresh: delete what earlier runs have written.
-        dry: leave the output folder alone, and count all rows as left.
-        again: do the rows that have failed in earlier runs, and no others.
-        on_input: as of `resolve`.
+        fresh: delete the results of earlier runs.
+        dry: do not touch the output folder, and count all rows as left.
+        again: do only the rows that failed in earlier runs.
+        on_input: as for `resolve`.
 
     Raises:
-        UsageError: what is wrong, and what to do.
+        UsageError: a check failed; the message says what to do.
     """
     resolved = resolve(config, forget=fresh, again=again, on_input=on_input)
     phases = load_phases(resolved.model, weights=False)
@@ -133,7 +133,7 @@ def check(
 
 
 def _checked(resolved: ResolvedJob, phases: Phases, finished: FinishedRows, lease: Lease | None, is_known: bool) -> Job:
-    """The job. `is_known`: an earlier run has tried rows out; what is left may be just those that no pipeline takes."""
+    """The checked job. `is_known`: an earlier run has tried rows, so those that are left may be just the bad ones."""
     data, config = resolved.data, resolved.config
     left = pieces(data, finished.keys)
     sample = first_rows(data, left, SAMPLE)
@@ -157,7 +157,7 @@ def _checked(resolved: ResolvedJob, phases: Phases, finished: FinishedRows, leas
 
 
 def _try_out(phases: Phases, sample: pa.Table) -> None:
-    """Preprocesses a few rows: what is wrong with all of them is wrong with the config. Damaged media are not.
+    """Preprocesses a few rows. An error in all of them is an error of the config, except for damaged media.
 
     Raises:
         ModelError: no row can be preprocessed.
@@ -167,18 +167,18 @@ def _try_out(phases: Phases, sample: pa.Table) -> None:
     for item in [_with_stand_ins(phases, item) for item in rows]:
         try:
             phases.check(item)
-        except Exception as failure:  # pipelines refuse arguments in their own ways
+        except Exception as failure:  # pipelines raise any class about arguments
             error = failure
             continue
         try:
             phases.decode(item)
-        except Exception:  # decoders raise whatever they like about a row
+        except Exception:  # decoders raise any class about a row
             continue
         try:
             for _ in phases.preprocess(item):
                 pass
             return
-        except Exception as failure:  # and so do tokenizers
+        except Exception as failure:  # tokenizers raise any class, too
             error = failure
     if error is not None:
         raise ModelError(
@@ -187,7 +187,7 @@ def _try_out(phases: Phases, sample: pa.Table) -> None:
 
 
 def _with_stand_ins(phases: Phases, item: Item) -> Item:
-    """The item with silence and a blank picture for its media, which are decoded by workers that may die of them."""
+    """The item with silence and a blank image in place of its media: real media could crash this process."""
     from PIL import Image
 
     silence = {"array": np.zeros(phases.media_options.rate, np.float32), "sampling_rate": phases.media_options.rate}
@@ -198,12 +198,12 @@ def _with_stand_ins(phases: Phases, item: Item) -> Item:
         values.image: blank,
         values.images: blank,
     }
-    stand_ins = {name: known.get(phases.task.arguments[name], cell) for name, cell in item.values.items()}
+    stand_ins = {name: known.get(phases.task.arguments[name], value) for name, value in item.values.items()}
     return dataclasses.replace(item, values=stand_ins)
 
 
 def _work(phases: Phases, data: Input, sample: pa.Table, rows: int, threads: int) -> Workload:
-    """Costs by rule of thumb: two operations per weight and position."""
+    """The estimated work, by rule of thumb: two operations per weight and position."""
     weights = sum(parameter.numel() for parameter in phases.pipe.model.parameters())
     element_size = next(phases.pipe.model.parameters()).element_size()
     row_flops = 2.0 * weights * _positions(phases, data, sample)
@@ -213,19 +213,19 @@ def _work(phases: Phases, data: Input, sample: pa.Table, rows: int, threads: int
 
 
 def _positions(phases: Phases, data: Input, sample: pa.Table) -> float:
-    """Positions (tokens, frames, patches) of an average row, by the bytes of its cell or file."""
+    """Estimated positions (tokens, frames, patches) of an average row, by the bytes of its value or file."""
     argument = next((ARGUMENT + name for name in phases.task.inputs if ARGUMENT + name in sample.column_names), None)
-    cell_bytes = sample[argument].nbytes / max(1, sample.num_rows) if argument else 0
+    value_bytes = sample[argument].nbytes / max(1, sample.num_rows) if argument else 0
     if phases.task.modality in ("image", "video"):
         return 256
     if phases.task.modality == "audio":
-        # 16 kB of compressed audio are a second, and a second 50 frames. Behind a path may be anything; say a minute.
+        # A second of compressed audio is about 16 kB and 50 frames. A path says nothing of the length; assume a minute.
         sizes = [source.size for source in data.sources if source.is_media]
         if sizes:
-            cell_bytes = sum(sizes) / len(sizes)
+            value_bytes = sum(sizes) / len(sizes)
         elif argument and pa.types.is_string(sample[argument].type):
-            cell_bytes = 60 * 16_000
-        return max(1.0, 50 * cell_bytes / 16_000)
+            value_bytes = 60 * 16_000
+        return max(1.0, 50 * value_bytes / 16_000)
     new_tokens = GENERATED_TOKENS if phases.task.generates else 0
     limit = getattr(phases.pipe.model.config, "max_position_embeddings", None) or 4096
-    return max(1.0, min(cell_bytes / 4 + new_tokens, limit))
+    return max(1.0, min(value_bytes / 4 + new_tokens, limit))

@@ -1,4 +1,4 @@
-"""The line that shows how a job goes on."""
+"""The line that shows a job's progress."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ class ProgressLine:
     """Shows a job's progress: one line that changes on a terminal, one line per interval elsewhere."""
 
     def __init__(self, total: int, interval_s: float | None = None) -> None:
-        """`total` rows are to be done in this run."""
+        """`total`: the rows that this run has to do."""
         self._total, self._terminal = total, sys.stdout.isatty()
         self._interval = interval_s if interval_s is not None else (0.5 if self._terminal else 10.0)
         self._started = self._shown = time.monotonic()
-        self._first: float | None = None  # when the first rows came, and how many they were
-        self._ahead = 0
+        self._first: float | None = None  # time of the first rows
+        self._ahead = 0  # how many those were
 
     def show(self, count: Count) -> None:
-        """Prints, if the interval is over."""
+        """Prints the line, if the interval is over."""
         now = time.monotonic()
-        if count.done < self._ahead:  # a ledger that was lost begins again
+        if count.done < self._ahead:  # a restarted ledger counts from 0
             self._first, self._ahead = None, 0
         if self._first is None and count.done:
             self._first, self._ahead = now, count.done
@@ -38,7 +38,7 @@ class ProgressLine:
             print("\r\x1b[K", end="", flush=True)
 
     def line(self, count: Count, now: float) -> str:
-        """`done/total rows, rows/s, failed, time left`; rates are counted from the first written rows."""
+        """The line `done/total rows, rows/s, failed, time left`; the rate counts from the first written rows."""
         if self._first is None:
             return f"{count.done}/{self._total} rows, starting ({now - self._started:.0f} s)"
         elapsed = now - self._first

@@ -19,7 +19,7 @@ Rows = list[tuple[str, str]]
 
 
 def table(summary: Figures) -> str:
-    """The closing table of a run."""
+    """The table that is printed at the end of a run."""
     output = summary["output"]
     rows = [*figures(summary), ("output", str(output)), ("report", f"{output}/{REPORT}")]
     return aligned(rows)
@@ -32,7 +32,7 @@ def aligned(rows: Rows) -> str:
 
 
 def figures(summary: Figures) -> Rows:
-    """(name, value) pairs of what a user asks first."""
+    """The most important figures as (name, value) pairs."""
     number = cast("Mapping[str, float]", summary)
     counts = f"{number['rows_ok']:,} ok, {number['rows_failed']:,} failed, {number['rows_skipped']:,} finished earlier"
     rows = [
@@ -57,7 +57,7 @@ def figures(summary: Figures) -> Rows:
 
 
 def _startup(number: Mapping[str, float]) -> str:
-    """How long the model had not run yet, and the speed from then on; nothing where it did not run."""
+    """The time until the model first ran, and the speed from there; empty if it did not run."""
     start = number["startup_seconds"]
     if start is None or number["seconds"] <= start:
         return ""
@@ -66,7 +66,7 @@ def _startup(number: Mapping[str, float]) -> str:
 
 
 def render(summary: Figures, config: JobConfig) -> str:
-    """report.html: one page, nothing loaded from elsewhere."""
+    """The content of report.html: one page that loads nothing from elsewhere."""
     page = string.Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     phases = cast("Mapping[str, float]", summary["seconds_by_phase"])
     longest = max([*phases.values(), 1e-9])
@@ -86,7 +86,7 @@ def render(summary: Figures, config: JobConfig) -> str:
 
 
 def write_again(config: JobConfig) -> str:
-    """Renders the report of the last run anew. Returns where it lies. Raises InputError where there was no run."""
+    """Writes the report of the last run again. Returns its path. Raises InputError where there was no run."""
     folder = output_folder(config)
     summary = folder.read(SUMMARY)
     if summary is None:

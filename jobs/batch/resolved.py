@@ -1,4 +1,4 @@
-"""A config with everything in it understood, once: `resolve`. Everything else takes what it returns."""
+"""`resolve` finds the model, task, input and output of a config, once; everything else takes its result."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from dray.pipelines.tasks.task import Task
 
 @dataclass(frozen=True)
 class ResolvedJob:
-    """What a config means.
+    """The model, task, input and output of a config.
 
     Attributes:
-        model: the model, its version, its task, and the config with nothing about the model left to choose.
-        data: the input: its files, and which columns are which arguments.
+        model: the model, its version, its task, and the config with all choices about the model made.
+        data: the input: its files, and the column of each argument.
         output: the output folder.
-        known: the files of the input as earlier runs have found them.
+        known: the input files as earlier runs have found them.
     """
 
     model: ResolvedModel
@@ -36,33 +36,33 @@ class ResolvedJob:
 
     @property
     def config(self) -> JobConfig:
-        """The job's config; it holds on other machines and at later times."""
+        """The job's config; it means the same on other machines and at later times."""
         return self.model.config
 
     @property
     def task(self) -> Task:
-        """What the model is to do."""
+        """The task that the model does."""
         return self.model.task
 
     def with_config(self, config: JobConfig) -> ResolvedJob:
-        """The same job with other choices in its config."""
+        """The same job with another config."""
         return dataclasses.replace(self, model=self.model.with_config(config))
 
 
 def resolve(
     config: JobConfig, forget: bool = False, again: bool = False, on_input: Callable[[], None] | None = None
 ) -> ResolvedJob:
-    """Finds out what a config means: model, task, input and output.
+    """Finds the model, task, input and output of a config.
 
     Args:
         config: the job.
-        forget: take no notice of what earlier runs have found in the input.
-        again: have another look at files that earlier runs found damaged.
-        on_input: called when the input and the place for the output are known and the model is about to be looked at, which
-            takes seconds; not where an earlier run may have left nothing to do.
+        forget: inspect every input file, also those that earlier runs have inspected.
+        again: inspect the files again that earlier runs found damaged.
+        on_input: called when input and output are known, before the model is resolved, which takes seconds. It is not called
+            where there was an earlier run, which may have left nothing to do.
 
     Raises:
-        UsageError: what is wrong, and what to do.
+        UsageError: the config is wrong; the message says what to do.
     """
     model = None if config.task else resolve_model(config)
     task = _rows_task(config, model.task if model else find_task(str(config.task)))
@@ -77,12 +77,12 @@ def resolve(
 
 
 def _rows_task(config: JobConfig, task: Task) -> Task:
-    """The task as the rows of the input ask for it: of OpenAI's Batch files each row is a request."""
+    """The task for the rows of the input; each row of OpenAI's Batch files is a request."""
     return requests_task(task) if config.input.format == OPENAI else task
 
 
 def _refuse_inside(output: Folder, data: Input) -> None:
-    """Raises OutputError where the next run would read this one's results."""
+    """Raises OutputError if input files lie in the output folder: the next run would read this one's results."""
     for source in data.sources:
         if source.path.startswith(output.path + "/"):
             raise OutputError(f"output.path: {output.url} holds the input {source.name}; choose another folder")

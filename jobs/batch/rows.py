@@ -42,7 +42,7 @@ def items(table: pa.Table, phases: Phases) -> list[Item | RowError]:
 
 
 def row_options(table: pa.Table, phases: Phases) -> list[Mapping[str, object]]:
-    """Each row's call arguments: its values that are not null, of columns that are no inputs; none if they cannot be read."""
+    """Each row's call arguments for later phases: the values that are not null; none if they cannot be read."""
     columns = _option_columns(table, phases)
     options: list[Mapping[str, object]] = []
     for row in range(table.num_rows):
@@ -54,7 +54,7 @@ def row_options(table: pa.Table, phases: Phases) -> list[Mapping[str, object]]:
 
 
 def _option_columns(table: pa.Table, phases: Phases) -> dict[str, pa.ChunkedArray]:
-    """Argument -> column, for the arguments that are not needed by preprocessing alone."""
+    """Argument -> column, without the inputs that only preprocessing needs."""
     names = [name.removeprefix(ARGUMENT) for name in table.column_names if name.startswith(ARGUMENT)]
     return {name: table[ARGUMENT + name] for name in names if name not in phases.task.preprocess_only}
 

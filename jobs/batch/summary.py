@@ -16,28 +16,28 @@ from dray.jobs.versions import versions
 
 @dataclass(frozen=True)
 class Summary(Mapping[str, object]):
-    """What a run did, as attributes and as a mapping. What was not measured is None.
+    """The figures of a run, as attributes and as a mapping; None where nothing was measured.
 
     Attributes:
         output: the output folder, as the config names it.
         rows_in: rows of the input.
-        rows_ok: rows that this run has done.
-        rows_failed: rows that have failed in this run.
+        rows_ok: rows that succeeded in this run.
+        rows_failed: rows that failed in this run.
         rows_skipped: rows that earlier runs have finished.
-        seconds: from the command to the end.
-        startup_seconds: until the model first ran.
+        seconds: time from the command to the end.
+        startup_seconds: time from the command until the model first ran.
         rows_per_second: rows of this run over `seconds`.
-        audio_seconds: length of the recordings that were done.
+        audio_seconds: total length of the recordings in this run.
         padding_efficiency: share of what the model computed that was data and not padding, 0 to 1.
         waiting_share: share of the time the workers had the model in which it did not run, 0 to 1.
         seconds_by_phase: summed over all workers: read, preprocess, forward, postprocess, write, waiting.
-        peak_memory_bytes: of the largest worker.
-        out_of_memory: batches that did not fit.
-        batch_elements: padded elements that a batch may hold since then.
+        peak_memory_bytes: peak memory of the largest worker.
+        out_of_memory: batches that did not fit into memory.
+        batch_elements: most padded elements of a batch since then.
         workers_died: workers that died of a row, or were stopped.
         plan: how the cluster was used.
         dtype: precision of the model; "auto": as it was saved.
-        versions: of python, dray, ray, torch, transformers and pyarrow.
+        versions: versions of python, dray, ray, torch, transformers and pyarrow.
     """
 
     output: str
@@ -71,7 +71,7 @@ class Summary(Mapping[str, object]):
         return iter(self._names())
 
     def __len__(self) -> int:
-        """How many figures there are."""
+        """The number of figures."""
         return len(self._names())
 
     @classmethod
@@ -80,7 +80,7 @@ class Summary(Mapping[str, object]):
 
 
 def summarize(job: Job, plan: Plan | None, written: WriteTotals, started: float) -> Summary:
-    """The summary of a job that was `started` so many seconds after the epoch and ends now.
+    """The summary of a job that ends now. `started`: seconds since the epoch.
 
     Figures are None where the model did not run, and where the job was stopped and the workers' figures are lost.
     """

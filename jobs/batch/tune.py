@@ -1,7 +1,6 @@
-"""`dray tune`: how large the batches of a job should be, and how many copies of the model with how many threads.
+"""`dray tune`: finds the best batch sizes of a job, and the best number of copies of the model and of threads.
 
-It is found on the cluster with rows of the job's own input, and kept where workers look: beside the
-models of their node.
+It tries them on the cluster with rows of the job's input, and saves the results beside the node's models, where workers look.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ from dray.pipelines.engine.watchdog import Watchdog
 from dray.pipelines.errors import JobError
 from dray.pipelines.phases.item import Item
 
-ROWS = 256  # tried
-SECONDS = 60.0  # that trying batches may take
-FEW_ENOUGH = 0.8  # of the best speed: more copies start later, take memory, and gain less in a job than in a trial
-LAYOUT_SECONDS = 5.0  # that each number of copies runs
+ROWS = 256  # of the sample
+SECONDS = 60.0  # the longest time of trying batches
+FEW_ENOUGH = 0.8  # share of the best speed that is enough: more copies start later, need memory and gain less in a job
+LAYOUT_SECONDS = 5.0  # time of the trial of each number of copies
 
 
 @dataclass(frozen=True)
 class CopyLayout:
-    """Copies of the model on one node, and threads of each."""
+    """The number of copies of the model on one node, and of threads of each copy."""
 
     copies: int
     threads: int
@@ -47,7 +46,7 @@ class CopyLayout:
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What `dray tune` has found. `layouts` is empty on accelerators, each of which has one copy of the model."""
+    """The results of `dray tune`. `layouts` is empty on accelerators: each has one copy of the model."""
 
     subject: TuningKey
     buckets: Sequence[Bucket]
@@ -56,7 +55,7 @@ class TuningResult:
     layout: CopyLayout | None
 
     def table(self) -> str:
-        """For the terminal."""
+        """The results as a table for the terminal."""
         lines = [("model", f"{self.subject.task}, {self.subject.dtype}"), ("on", self.subject.device)]
         for layout, rate in self.layouts:
             chosen = "  <- taken" if layout == self.layout else ""
@@ -75,7 +74,7 @@ class TuningResult:
 
 
 class Probe:
-    """A copy of the model that tries batches."""
+    """An actor with a copy of the model, which tries batches."""
 
     def __init__(self, worker: Worker, table: pa.Table) -> None:
         self._phases = worker.load(weights=True)
@@ -87,16 +86,16 @@ class Probe:
         self._parts = sample_parts(self._phases, self._items, self._watchdog, SECONDS)
 
     def count(self) -> int:
-        """Parts to try."""
+        """The number of parts to try."""
         return len(self._parts)
 
     def tune(self) -> tuple[TuningKey, list[Bucket], Limits]:
-        """Finds the limits, and remembers them on this node."""
+        """Finds the batch limits and saves them on this node."""
         buckets = self._tuner.learn(self._parts, self._watchdog)
         return self._subject, buckets, self._tuner.limits
 
     def rate(self, seconds: float) -> float:
-        """Real elements per second of all three phases, which share the cores; measured for about so many seconds."""
+        """Real elements per second of all three phases, which share the cores, measured for about `seconds`."""
         started, done = time.perf_counter(), 0.0
         while time.perf_counter() - started < seconds:
             outcomes = predict(self._phases, self._items, self._tuner.limits, self._watchdog, self._model_threads)
@@ -105,15 +104,15 @@ class Probe:
 
 
 def tune(config: JobConfig, address: str | None = None) -> TuningResult:
-    """Tries batches, and on CPUs also numbers of copies, with rows of the job's input.
+    """Finds the best batch sizes, and on CPUs also the best number of copies, with rows of the job's input.
 
     Args:
-        config: the job; its output is left alone.
-        address: of a Ray cluster.
+        config: the job; nothing is written to its output.
+        address: address of a Ray cluster.
 
     Raises:
-        UsageError: what is wrong with the config.
-        JobError: no row can be preprocessed, or the trials came to an end with an error.
+        UsageError: the config is wrong.
+        JobError: no row can be preprocessed, or the trials ended with an error.
     """
     engine = config.engine.model_copy(update={"batch": "auto"})
     job = check(config.model_copy(update={"engine": engine}), dry=True)
@@ -138,13 +137,16 @@ def tune(config: JobConfig, address: str | None = None) -> TuningResult:
 
 
 def chosen(layouts: Sequence[tuple[CopyLayout, float]]) -> CopyLayout | None:
-    """The fewest copies that are nearly as fast as the fastest; None of none. `layouts` have speeds, fewest copies first."""
+    """The layout with the fewest copies that is nearly as fast as the fastest; None without layouts.
+
+    `layouts`: (layout, speed), fewest copies first.
+    """
     best = max((rate for _, rate in layouts), default=0.0)
     return next((layout for layout, rate in layouts if rate >= FEW_ENOUGH * best), None)
 
 
 def _possible(job: Job) -> list[CopyLayout]:
-    """Crews that take all CPUs of the smallest node and no more memory than it has."""
+    """The layouts that use all CPUs of the smallest node and fit its memory."""
     nodes = [node for node in cluster_nodes() if node.cpus >= 1]
     if not nodes:
         return [CopyLayout(1, 1)]
@@ -162,10 +164,10 @@ def _probes(job: Job, plan: Plan, layout: CopyLayout, table: ray.ObjectRef, copi
 
 
 def _speed(job: Job, plan: Plan, layout: CopyLayout, table: ray.ObjectRef) -> float:
-    """Real elements per second of all copies of a crew at once."""
+    """Real elements per second of all copies of a layout, which run at once."""
     probes = _probes(job, plan, layout, table, layout.copies)
     try:
-        ray.get([probe.rate.remote(0.5) for probe in probes])  # until all are there and warm
+        ray.get([probe.rate.remote(0.5) for probe in probes])  # returns when all are loaded and warm
         return float(sum(ray.get([probe.rate.remote(LAYOUT_SECONDS) for probe in probes])))
     finally:
         for probe in probes:

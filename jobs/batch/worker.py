@@ -71,7 +71,7 @@ def learn(tuner: Tuner, model_threads: ModelThreads, parts: Sequence[Part], watc
     """Finds the batch limits, in a thread that runs the model. Its time counts as time in which the model runs.
 
     Returns:
-        The time of the first forward; nothing where there are no `parts`.
+        A meter with the time of the first forward; an empty one where there are no `parts`.
     """
     began, started = time.time(), time.perf_counter()
     model_threads.begin(partial(tuner.learn, parts, watchdog)).result()

@@ -1,4 +1,4 @@
-"""The Ray cluster a job runs on: found, or started in this process."""
+"""The Ray cluster of a job: an existing one, or one that is started in this process."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ from dray.jobs.cluster.ray_internals import cluster_address, host_and_port
 from dray.pipelines.errors import ConfigError, reason
 
 _Handler = Callable[[int, FrameType | None], object] | int | None  # as `signal.signal` takes and returns it
-LOCAL = "local"  # as an address: a cluster of this process's own
-KEPT = 8  # idle processes of such a cluster at least, if ever so many were at work at once
+LOCAL = "local"  # the address of a cluster in this process
+KEPT = 8  # fewest idle processes that such a cluster keeps
 
 
 class Cluster:
-    """The Ray cluster of a job: found, or one of this process's own, whose start may begin while other things are done.
+    """The Ray cluster of a job: an existing one, or one in this process, which may start in the background.
 
-    A context manager: what was started ends with it, and so do settings of Ray Data that a job has made.
+    A context manager: at its end it stops the cluster that it started, and resets the job's settings of Ray Data.
     """
 
     def __init__(self, address: str | None) -> None:
-        """`address` of the cluster; without, the one this machine is part of, or else one in this process."""
+        """`address` of the cluster; None: the cluster this machine is part of, or else one in this process."""
         self._address = address
         self._is_ours = False
         self._started: Future[None] | None = None
         self._thread: ThreadPoolExecutor | None = None
-        self._sigterm: _Handler = None  # of before
+        self._sigterm: _Handler = None  # the handler to restore
 
     def begin(self) -> None:
-        """Begins to start Ray where there is no cluster to be found, and returns at once.
+        """Starts Ray in the background if there is no cluster, and returns at once.
 
         Raises:
             ConfigError: nothing answers at the address.
         """
         _quiet()
         if not ray.is_initialized() and resolved(self._address) == LOCAL:
-            if threading.current_thread() is threading.main_thread():  # Ray does so itself where it is started there
+            if threading.current_thread() is threading.main_thread():  # Ray sets it only when started in the main thread
                 self._sigterm = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
-            # The thread stays as long as Ray: on Linux what a thread has started is ended with the thread.
+            # The thread must live as long as Ray: on Linux the processes that a thread started end with the thread.
             self._thread = ThreadPoolExecutor(1, "ray")
             self._started = self._thread.submit(_init, LOCAL)
 
     def connect(self) -> None:
-        """Returns once Ray is there. Raises ConfigError where it is not."""
+        """Connects to Ray; waits until it has started. Raises ConfigError if nothing answers."""
         _quiet()
         self._is_ours = self._started is not None or not ray.is_initialized()
         try:
@@ -69,15 +69,15 @@ class Cluster:
         context.target_max_block_size = 32 << 20
 
     def __enter__(self) -> Cluster:
-        """Itself; nothing is started yet."""
+        """Returns the cluster; nothing is started yet."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """As `end`."""
+        """Calls `end`."""
         self.end()
 
     def end(self) -> None:
-        """Ends what was started, also where nobody has waited for it."""
+        """Stops the Ray that was started, also if it is still starting."""
         context = DataContext.get_current()
         context.checkpoint_config = None
         context.custom_execution_callback_classes = []
@@ -96,36 +96,36 @@ class Cluster:
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Ray: the cluster at `address`, the one this machine is part of, or one in this process."""
+    """Connects to Ray within the block: the cluster at `address`, the one of this machine, or one in this process."""
     with Cluster(address) as cluster:
         cluster.connect()
         yield
 
 
 def _quiet() -> None:
-    """Settings of this process that workers inherit."""
-    # Ray's C++ core warns of every actor pool that its arguments could be lost; that belongs in no user's terminal.
+    """Reduces the logs of Ray. Workers inherit the environment variables."""
+    # Ray's C++ core warns for every actor pool that its arguments may be lost, which no user needs to see.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers inherit it; threads are planned, not taken
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says of an error, the job's own message says
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the plan decides on threads
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # the job's message has the same error
 
 
-def _init(found: str) -> None:
-    # A cluster of this process's own ends with it: nobody looks at its dashboard, which takes seconds to start.
-    # Of its idle processes Ray ends all but one for each core after a second, and starts them anew for the next block.
+def _init(address: str) -> None:
+    # A cluster in this process needs no dashboard, which takes seconds to start. By default Ray ends all idle processes but
+    # one for each core after a second, and has to start them again for the next block.
     kept = {"num_workers_soft_limit": max(KEPT, os.cpu_count() or 1)}
-    own = {"include_dashboard": False, "_system_config": kept} if found == LOCAL else {}
+    local = {"include_dashboard": False, "_system_config": kept} if address == LOCAL else {}
     with _silent_stderr():
-        ray.init(address=found, logging_level=logging.ERROR, log_to_driver=False, **own)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
 
 
 def resolved(address: str | None) -> str:
-    """Where to connect: the address of a cluster that answers, or LOCAL where there is none and none was asked for.
+    """The address to connect to: that of a cluster that answers, or LOCAL if there is none and `address` names none.
 
-    Ray waits for minutes for a cluster that is not there, and finds a dead one by the file that it left behind.
+    It connects first because Ray would wait for minutes for a cluster that is dead, and finds dead ones by their files.
 
     Raises:
-        ConfigError: nothing answers at an address that was asked for, or it is none.
+        ConfigError: `address` is not an address, or nothing answers there.
     """
     try:
         return _answering(address)
@@ -143,25 +143,27 @@ def _answering(address: str | None) -> str:
     given = address or os.environ.get("RAY_ADDRESS")
     if given is not None and (given == LOCAL or "://" in given):
         return given
-    found = cluster_address(given)
-    if found is None:
+    running = cluster_address(given)
+    if running is None:
         return LOCAL
-    place = host_and_port(found)
+    place = host_and_port(running)
     try:
         socket.create_connection(place, timeout=5).close()
     except OSError as error:
         if given not in (None, "auto"):
             raise ConnectionError(reason(error)) from None
-        print(f"dray: the Ray cluster started here last, {found}, does not answer; starting one for this run", file=sys.stderr)
+        print(
+            f"dray: the Ray cluster started here last, {running}, does not answer; starting one for this run", file=sys.stderr
+        )
         return LOCAL
-    return found
+    return running
 
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Keeps what Ray's C++ core writes while it starts off the terminal; failures come as exceptions all the same.
+    """Hides what Ray's C++ core writes to stderr while it starts. Failures are still raised as exceptions.
 
-    What Python itself writes in the main thread, while another starts Ray, comes through.
+    Python's own stderr stays visible if another thread than the main one starts Ray.
     """
     sys.stderr.flush()
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)

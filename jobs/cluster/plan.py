@@ -1,7 +1,7 @@
-"""From cluster and work to pool sizes, threads, CPU shares and blocks, such that every operator always has room to run.
+"""Plans a job for a cluster: pool sizes, threads, CPU shares and block sizes, so that every operator can always run.
 
-Ray Data waits forever where actors hold every CPU and a read task wants one. So all pools together take at most four
-fifths of the CPUs, and the tasks that read, cut and write take small shares of the rest.
+Ray Data waits forever if actors hold every CPU and a read task needs one. So all pools together take at most four fifths of
+the CPUs, and the tasks that read, cut and write take small shares of the rest.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from dray.pipelines.errors import ConfigError
 
 POOLS = 0.8  # share of the CPUs that actors may hold
 ACTOR_BYTES = 700 << 20  # a worker with torch and transformers loaded, before any weights
-CPUS_PER_DISK_TASK = 2  # each is a process, which Ray starts in a second of a core and ends when idle; the model needs both
-THREADS = 2  # cores of a copy of the model, where nothing was tuned: as fast as two of one thread, and starts sooner
-BLOCK_SECONDS = 8.0  # model work in a block: how much an interruption can cost, and how often results appear
-SMALLEST_BLOCK, LARGEST_BLOCK = 8, 4096  # rows, where there are enough
-BLOCK_BYTES = 64 << 20  # of what is read: one row may be more, but a block must not fill the object store
-DRIVER_S = 0.1  # of the driver for each block, its one loop; 0.07 at most was measured. More actors need longer blocks
-BLOCKS = 5  # for each actor at least, so that all end at about the same time
-MOST_HELPERS = 32  # preprocessing actors for one model actor: one accelerator outruns few CPUs, but not without end
-CPU_FLOPS, ACCELERATOR_FLOPS = 4e10, 2e13  # a second, of one thread, of one device: guesses that size blocks, no more
+CPUS_PER_DISK_TASK = 2  # few tasks: each is a process whose start takes a second of a core, which the model needs
+THREADS = 2  # of a copy of the model, without tuning: as fast as two copies with one thread, and starts sooner
+BLOCK_SECONDS = 8.0  # model work in a block: the most that an interruption can cost, and the time between results
+SMALLEST_BLOCK, LARGEST_BLOCK = 8, 4096  # rows, if there are enough
+BLOCK_BYTES = 64 << 20  # of input: a block must not fill the object store; a single row may be larger
+DRIVER_S = 0.1  # time of the driver's one loop for each block; measured: up to 0.07. More actors need longer blocks
+BLOCKS = 5  # fewest for each actor, so that all end at about the same time
+MOST_HELPERS = 32  # preprocessing actors for one model actor; an accelerator is faster than many CPUs, but has limits
+CPU_FLOPS, ACCELERATOR_FLOPS = 4e10, 2e13  # guesses, per second, of one thread and of one device; they only size blocks
 ROW_SECONDS = 5e-4  # overhead of a row
-TUNING_SHARE, LEAST_TUNING, MOST_TUNING = 0.02, 1.0, 8.0  # of a job's time; seconds: less is of no use, more is not needed
+TUNING_SHARE, LEAST_TUNING, MOST_TUNING = 0.02, 1.0, 8.0  # share of a job's time; seconds: less is useless, more is not needed
 
 
 @dataclass(frozen=True)
 class Node:
-    """What one node offers. Memory in bytes."""
+    """The resources of one node. Memory in bytes."""
 
     cpus: float
     gpus: float
@@ -44,15 +44,15 @@ class Node:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is to be done.
+    """The estimated work of a job.
 
     Attributes:
-        rows: left to do.
-        row_flops: of the model for an average row.
-        weight_bytes: of the model.
-        fans_out: whether long items are worth spreading over the pool.
-        threads: that a copy of the model should have on CPUs.
-        row_bytes: that are read for an average row.
+        rows: rows left to do.
+        row_flops: operations of the model for an average row.
+        weight_bytes: bytes of the model's weights.
+        fans_out: whether the segments of long items should be spread over the pool.
+        threads: threads that a copy of the model should have on CPUs.
+        row_bytes: bytes of input of an average row.
         cpu_flops: operations per second of one thread.
     """
 
@@ -67,7 +67,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Pool:
-    """An actor pool: how many actors, and the CPUs and GPUs that each holds."""
+    """An actor pool: the number of actors, and the CPUs and GPUs of each."""
 
     actors: int
     cpus: float
@@ -79,14 +79,15 @@ class Plan:
     """How a job uses a cluster.
 
     Attributes:
-        model: the pool with weights; in the fused layout it does everything.
-        preprocess, postprocess, gather: of the staged layout, otherwise None. Gather only where items fan out.
-        threads: of torch in each model actor.
-        task_cpus: of each read, repartition and write task.
-        disk_tasks: at once that read from local disk, and as many that write there.
+        layout: "fused": one pool does all phases; "staged": a pool for each phase.
+        model: the pool with weights; in the fused layout it does all phases.
+        preprocess, postprocess, gather: pools of the staged layout, else None. Gather only where items fan out.
+        threads: torch's threads in each model actor.
+        task_cpus: CPUs of each read, repartition and write task.
+        disk_tasks: most tasks that read from local disk at once, and most that write there.
         block_rows: rows of a block.
-        offered: what the nodes it was made for offered together.
-        tuning_s: seconds that a worker may spend on finding how large a batch should be, where that is not known.
+        offered: the resources of all nodes that the plan was made for.
+        tuning_s: seconds that a worker may spend on finding the best batch size, where it is not known.
     """
 
     layout: Literal["fused", "staged"]
@@ -103,43 +104,44 @@ class Plan:
 
     @property
     def pools(self) -> list[Pool]:
-        """Those there are."""
+        """The pools that are not None."""
         return [pool for pool in (self.model, self.preprocess, self.postprocess, self.gather) if pool is not None]
 
     @property
     def cpus(self) -> float:
-        """What must be free for every operator to run at once: all pools, and one task of each of the three kinds."""
+        """The CPUs that every operator needs to run at once: all pools, and one task of each of the three kinds."""
         return sum(pool.actors * pool.cpus for pool in self.pools) + 3 * self.task_cpus
 
     def fits(self, nodes: Sequence[Node]) -> bool:
-        """Whether these nodes together have what it takes."""
+        """Whether these nodes together have the CPUs and GPUs that the plan needs."""
         cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
         return self.cpus <= cpus and sum(pool.actors * pool.gpus for pool in self.pools) <= gpus
 
 
 def cluster_nodes() -> list[Node]:
-    """The nodes of the connected cluster, whole."""
+    """The nodes of the connected cluster, with all their resources."""
     return [_node(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def free_nodes(engine: EngineConfig, interval_s: float = 10.0) -> list[Node]:
-    """What other work leaves of the nodes. Waits, saying so, until that is a CPU, and a GPU where the job can use one.
+    """The nodes with the resources that other work leaves free.
 
-    Two jobs that both planned with the whole cluster would hold all of it with their actors, and no task could run.
+    Waits until a CPU is free, and a GPU if the job can use one, and prints that it waits. If two jobs both planned with the
+    whole cluster, their actors would hold all of it and no task could run.
     """
     whole = cluster_nodes()
     cpus, gpus = sum(node.cpus for node in whole), sum(node.gpus for node in whole)
     largest = max((node.cpus for node in whole), default=0.0)
     wanted = min(1.0, largest), min(1.0, gpus) if engine.device == "auto" or engine.device.startswith("cuda") else 0.0
-    said = time.monotonic() - interval_s
+    printed = time.monotonic() - interval_s
     while True:
         nodes = [_node(node) for node in free_resources()]
-        free = [node for node in nodes if node.cpus >= wanted[0] or node.gpus >= 1]  # crumbs are no place for an actor
+        free = [node for node in nodes if node.cpus >= wanted[0] or node.gpus >= 1]  # less than one CPU fits no actor
         left = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
         if sum(node.cpus for node in free) >= wanted[0] and left[1] >= wanted[1]:
             return free
-        if time.monotonic() - said >= interval_s:
-            said = time.monotonic()
+        if time.monotonic() - printed >= interval_s:
+            printed = time.monotonic()
             rest = f"{left[0]:g} of {cpus:g} CPUs" + (f" and {left[1]:g} of {gpus:g} GPUs" if gpus else "")
             print(f"waiting: other work on the cluster leaves {rest}", flush=True)
         time.sleep(0.5)
@@ -150,10 +152,11 @@ def _node(resources: Mapping[str, float]) -> Node:
 
 
 def make_plan(nodes: Sequence[Node], engine: EngineConfig, work: Workload) -> Plan:
-    """Sizes everything.
+    """The plan of a job for these nodes.
 
     Raises:
-        ConfigError: the cluster has no CPU, or no node has the memory for one copy of the model.
+        ConfigError: the cluster has no CPU, it has no GPU but the config wants one, or no node has the memory for one copy of
+            the model.
     """
     nodes = [node for node in nodes if node.cpus > 0 or node.gpus > 0]
     cpus, gpus = sum(node.cpus for node in nodes), sum(int(node.gpus) for node in nodes)
@@ -185,21 +188,21 @@ def make_plan(nodes: Sequence[Node], engine: EngineConfig, work: Workload) -> Pl
 
 
 def copy_bytes(work: Workload) -> int:
-    """Memory of a worker with a copy of the model."""
+    """Estimated memory of a worker with a copy of the model, in bytes."""
     return ACTOR_BYTES + 2 * work.weight_bytes
 
 
 def block_rows(work: Workload, flops_per_second: float, actors: int, helpers: int = 0) -> int:
-    """Rows for about BLOCK_SECONDS of model work, few enough for memory, and for every actor and helper to have several.
+    """The rows of a block: about BLOCK_SECONDS of model work, within memory, and several blocks for every actor and helper.
 
-    Where the blocks of many actors would end faster than the driver can see to them, they are longer.
+    Blocks are longer if those of many actors would end faster than the driver can handle them.
     """
     seconds = _row_seconds(work, flops_per_second)
     wanted = min(max(round(BLOCK_SECONDS / seconds), SMALLEST_BLOCK), LARGEST_BLOCK)
-    bearable = math.ceil(DRIVER_S * actors / seconds)
+    for_driver = math.ceil(DRIVER_S * actors / seconds)
     spread = math.ceil(work.rows / max(BLOCKS * actors, 2 * helpers))
     fitting = int(BLOCK_BYTES / max(1.0, work.row_bytes))
-    return max(1, min(max(wanted, bearable), spread, fitting))
+    return max(1, min(max(wanted, for_driver), spread, fitting))
 
 
 def _row_seconds(work: Workload, flops_per_second: float) -> float:
@@ -207,20 +210,20 @@ def _row_seconds(work: Workload, flops_per_second: float) -> float:
 
 
 def _tuning_seconds(work: Workload, flops_per_second: float, actors: int) -> float:
-    """A small share of the job; none of a short one."""
+    """Seconds for tuning: a small share of the job's time; 0 for a short job."""
     seconds = TUNING_SHARE * work.rows * _row_seconds(work, flops_per_second) / actors
     return min(seconds, MOST_TUNING) if seconds >= LEAST_TUNING else 0.0
 
 
 class _Capacity:
-    """The CPUs that pools may hold, node by node: an actor has to fit on one of them."""
+    """The CPUs of each node, which pools share: an actor must fit on one node."""
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self._nodes = [node.cpus for node in nodes if node.cpus > 0]
         self.cpus = sum(self._nodes)
 
     def pool(self, share: float, actors: int) -> Pool:
-        """At most `actors` actors that together hold about `share` of all CPUs, and on each node of its own."""
+        """A pool of at most `actors` actors, which hold about `share` of all CPUs, and at most that share of each node."""
         smallest = min(self._nodes)
         each = _floor(min(self.cpus * share / actors, smallest * share))
         fitting = sum(int((cpus * share + 1e-9) // each) for cpus in self._nodes)
@@ -228,7 +231,7 @@ class _Capacity:
 
 
 def _model_actors(nodes: Sequence[Node], engine: EngineConfig, work: Workload, on_gpus: bool) -> tuple[int, int]:
-    """Copies of the model, and threads of each: one copy per GPU; without, one per `work.threads` cores as memory allows."""
+    """(copies of the model, threads of each): one copy per GPU, or without GPUs per `work.threads` cores; as memory allows."""
     needed = copy_bytes(work)
     fitting = [max(0, int(node.memory // needed)) for node in nodes]
     if not any(fitting):
@@ -248,12 +251,12 @@ Shares = tuple[Pool, Pool | None, Pool | None, Pool | None]
 
 
 def _fused(capacity: _Capacity, actors: int, on_gpus: bool) -> Shares:
-    # Ray Data discourages CPUs beside GPUs in one actor; the GPU is what limits their number.
+    # Ray Data discourages CPUs beside GPUs in one actor; the GPUs limit the number of actors.
     return Pool(actors, 0.0, 1.0) if on_gpus else capacity.pool(POOLS, actors), None, None, None
 
 
 def _staged(capacity: _Capacity, actors: int, on_gpus: bool, fans_out: bool) -> Shares:
-    """With GPUs the CPUs belong to preprocessing; without, most of them to the model."""
+    """The pools of the staged layout. With GPUs most CPUs go to preprocessing, without GPUs to the model."""
     before = 0.7 if on_gpus else 0.2
     model = Pool(actors, 0.0, 1.0) if on_gpus else capacity.pool(0.5, actors)
     preprocess = capacity.pool(before, min(MOST_HELPERS * actors, max(1, int(capacity.cpus * before))))
@@ -262,5 +265,5 @@ def _staged(capacity: _Capacity, actors: int, on_gpus: bool, fans_out: bool) -> 
 
 
 def _floor(cpus: float) -> float:
-    """Rounded down to thousandths, within what Ray counts in; whole CPUs above 1, for Ray takes no fractions there."""
+    """CPUs rounded down to thousandths, and to whole ones above 1, where Ray allows no fractions."""
     return float(math.floor(cpus)) if cpus > 1 else max(0.001, math.floor(cpus * 1000) / 1000)

@@ -1,7 +1,7 @@
-"""Private names of Ray: what its executor is told, what is free on its nodes, where a cluster answers, where Serve listens.
+"""The only module that uses private names of Ray: executor settings, free resources, addresses of the cluster and of Serve.
 
-Sources: ray/data/_internal, ray/_private and ray/serve/_private of Ray 2.60; tests/jobs/cluster/test_ray_internals.py looks
-whether they are still there.
+Sources: ray/data/_internal, ray/_private and ray/serve/_private of Ray 2.60; tests/jobs/cluster/test_ray_internals.py checks
+that they still exist.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ __all__ = [
 
 
 class _Planned(ClusterAutoscaler):  # type: ignore[misc]  # Ray is untyped
-    """Ray's own, except for what it says that the job may use: the CPUs and GPUs that were free when it was planned.
+    """Ray's autoscaler with other total resources: the CPUs and GPUs that were free when the job was planned.
 
-    In Ray 2.60 an actor on the cluster shares them out, and for three minutes it counts what a killed driver had asked
-    for; a job that was continued in that time got no CPU, and its tasks ran one at a time: nothing was written, and so
-    nothing safe, until the model had done the last row. Of two jobs at once on a small cluster the second had none either,
-    for shares are rounded down to whole CPUs.
+    In Ray 2.60 an actor on the cluster divides the resources among jobs, and counts the requests of a killed driver for three
+    more minutes. A job that was continued in that time got no CPU. Its tasks ran one at a time, so nothing was written, and
+    nothing was safe, until the model had done the last row. The second of two jobs on a small cluster got no CPU either,
+    because shares are rounded down to whole CPUs.
     """
 
     def __init__(self, original: ClusterAutoscaler, cpus: float, gpus: float) -> None:
@@ -58,7 +58,7 @@ class _Planned(ClusterAutoscaler):  # type: ignore[misc]  # Ray is untyped
 
 
 def execution_callback(cpus: float, gpus: float, stop: Sequence[Exception]) -> type[ExecutionCallback]:
-    """A callback for DataContext: the execution uses these CPUs and GPUs, and raises the first of `stop` once there is one."""
+    """A callback class for DataContext: the execution uses these CPUs and GPUs, and raises `stop[0]` once `stop` has one."""
 
     class Callback(ExecutionCallback):  # type: ignore[misc]  # Ray is untyped
         def before_execution_starts(self, executor: object) -> None:
@@ -72,25 +72,25 @@ def execution_callback(cpus: float, gpus: float, stop: Sequence[Exception]) -> t
 
 
 def set_task_cpus(rows: Dataset, cpus: float) -> None:
-    """Sets the CPUs of each task of a dataset's last operator, for which `repartition` has no argument.
+    """Sets the CPUs of each task of a dataset's last operator, for `repartition`, which has no argument for it.
 
-    Such a task asks for a whole CPU, which on small machines the actors never leave free.
+    By default such a task needs a whole CPU, which the actors never leave free on small machines.
     """
     rows._logical_plan.dag.ray_remote_args["num_cpus"] = cpus
 
 
 def free_resources() -> list[Mapping[str, float]]:
-    """What other work leaves of each node: CPU, GPU, memory in bytes."""
+    """The free resources of each node: CPU, GPU, memory in bytes."""
     return list(available_resources_per_node().values())
 
 
 def cluster_address(given: str | None) -> str | None:
-    """The "host:port" of the cluster that is meant by an address, by RAY_ADDRESS or by the file that `ray start` leaves."""
+    """The "host:port" of a cluster: from an address, from RAY_ADDRESS, or from the file that `ray start` writes."""
     return cast("str | None", canonicalize_bootstrap_address(given))
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """The parts of "host:port", also where the host is an IPv6 address in brackets. Raises ValueError where it is none."""
+    """The parts of "host:port"; the host may be an IPv6 address in brackets. Raises ValueError for another form."""
     parts = parse_address(address)
     if parts is None or not parts[1].isdecimal():
         raise ValueError(f"{address} is not an address like 127.0.0.1:6379")
@@ -98,14 +98,14 @@ def host_and_port(address: str) -> tuple[str, int]:
 
 
 def serve_controller() -> object | None:
-    """The actor that runs Ray Serve on this cluster, for others perhaps; None where Serve does not run."""
+    """The actor that runs Ray Serve on this cluster, possibly for other applications; None where Serve does not run."""
     from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
     try:
-        found: object = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        controller: object = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
     except ValueError:
         return None
-    return found
+    return controller
 
 
 def serve_address() -> tuple[str, int]:

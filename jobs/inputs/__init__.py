@@ -1,1 +1,1 @@
-"""What a job reads: which files there are, what is in them, and which of it has changed."""
+"""The input of a job: its files, their rows and columns, and which files have changed."""

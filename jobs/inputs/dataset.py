@@ -1,4 +1,4 @@
-"""What a job reads: files found at a path, checked, and which of their columns are needed."""
+"""The checked input of a job: the files at its paths, and the columns that are needed."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which input columns are read, and the pipeline argument each one is."""
+    """The input columns that are read: `arguments` is pipeline argument -> column."""
 
     arguments: dict[str, str]
     keep: tuple[str, ...]
     id: str | None
-    types: Mapping[str, pa.DataType] = field(default_factory=dict)  # that all files' values of a column fit in
+    types: Mapping[str, pa.DataType] = field(default_factory=dict)  # column -> type that holds its values of all files
 
     @property
     def needed(self) -> list[str]:
-        """Input columns, each once."""
+        """The input columns to read, each once."""
         return list(dict.fromkeys([*self.arguments.values(), *self.keep, *([self.id] if self.id else [])]))
 
 
 @dataclass(frozen=True)
 class Input:
-    """What a job reads, checked."""
+    """The checked input of a job."""
 
     filesystem: fsspec.AbstractFileSystem
     sources: tuple[InputFile, ...]
@@ -53,30 +53,30 @@ class Input:
 
     @cached_property
     def rows(self) -> int:
-        """In all files."""
+        """The number of rows in all files."""
         return sum(source.rows for source in self.sources)
 
     @cached_property
     def key_ranges(self) -> tuple[Keys, Keys]:
-        """The first key of each file, and the one after its last; both of shape (files,)."""
+        """The first key of each file, and the key after its last one; both of shape (files,)."""
         ranges = np.array([source.keys for source in self.sources], np.uint64)
         return ranges[:, 0], ranges[:, 1]
 
     def finished_rows(self, finished: KeySet) -> int:
-        """How many of the rows are finished."""
+        """How many rows of the input are in `finished`."""
         return int(finished.counts(*self.key_ranges).sum())
 
 
 def open_input(config: JobConfig, task: Task, known: Mapping[str, InputFile] | None = None) -> Input:
-    """Lists and checks the input. A damaged file is one row that will fail.
+    """Lists and checks the input. A damaged file counts as one row, which will fail.
 
     Args:
         config: the job.
         task: its task.
-        known: files of earlier runs, by name; those that have not changed since are not opened.
+        known: files of earlier runs, by name; those that have not changed are not opened.
 
     Raises:
-        InputError: nothing at the path, an unknown format, only damaged files, a missing column, or no rows.
+        InputError: no file at the path, an unknown format, only damaged files, a missing column, or no rows.
     """
     fs, files = list_files(config.input)
     sources = _inspected(fs, files, known or {})
@@ -95,7 +95,7 @@ def open_input(config: JobConfig, task: Task, known: Mapping[str, InputFile] | N
 
 
 def _refuse_shared_keys(data: Input) -> None:
-    """Raises InputError where the keys of two files overlap, which no two names have ever been seen to do."""
+    """Raises InputError where the keys of two files overlap. Keys are hashes of names, so this is very unlikely."""
     starts, stops = data.key_ranges
     order = np.argsort(starts)
     overlaps = np.flatnonzero(starts[order][1:] < stops[order][:-1])
@@ -105,7 +105,7 @@ def _refuse_shared_keys(data: Input) -> None:
 
 
 def _common_type(column: str, sources: Sequence[InputFile]) -> pa.DataType:
-    """The type that the column's values of all files fit in. Raises InputError where there is none."""
+    """The type that holds the column's values of all files. Raises InputError where there is none."""
     first, common = sources[0], sources[0].schema.field(column).type
     for source in sources[1:]:
         kind = source.schema.field(column).type
@@ -127,14 +127,14 @@ def _inspected(
         earlier = known.get(file.name)
         return replace(earlier, path=file.path) if earlier is not None and is_same(file, earlier) else _inspect(fs, file)
 
-    if all(file.is_media for file in files):  # nothing is opened, so there is nothing to wait for
+    if all(file.is_media for file in files):  # no file is opened, so threads gain nothing
         return tuple(map(inspect, files))
     with ThreadPoolExecutor(32) as pool:
         return tuple(pool.map(inspect, files))
 
 
 def _inspect(fs: fsspec.AbstractFileSystem, file: InputFile) -> InputFile:
-    """The file with its rows and columns, or with what is wrong with it."""
+    """The file with its rows and columns, or with the reason why it is damaged."""
     format = FORMATS[file.format]
     try:
         if not file.is_media and format.may_be_empty and (not file.size or is_empty(fs, file.path)):
@@ -147,13 +147,13 @@ def _inspect(fs: fsspec.AbstractFileSystem, file: InputFile) -> InputFile:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether an error while a file is read says that its content is bad, and not that it is out of reach."""
-    is_of_the_system = isinstance(error, OSError) and error.errno is not None  # decoders' own have none
-    return not is_of_the_system and not is_transient(error)
+    """Whether an error of reading a file means that its content is damaged, and not that the file cannot be reached."""
+    is_system_error = isinstance(error, OSError) and error.errno is not None  # the OSErrors of decoders have no errno
+    return not is_system_error and not is_transient(error)
 
 
 def _columns(config: JobConfig, task: Task, sources: Sequence[InputFile]) -> Columns:
-    """Pairs arguments with columns."""
+    """The column of each argument, and the other columns that are needed."""
     source = sources[0]
     arguments = {name: name for name in task.inputs if name in source.schema.names} | config.input.columns
     main, *others = task.inputs
@@ -166,7 +166,7 @@ def _columns(config: JobConfig, task: Task, sources: Sequence[InputFile]) -> Col
 
 
 def _main_column(argument: str, source: InputFile) -> str:
-    """The column that the format says is meant, where none has the argument's name."""
+    """The column that the format chooses for an argument, where no column has the argument's name."""
     meant = FORMATS[source.format].meant(argument, source.schema.names)
     if len(meant) > 1:
         raise InputError(f"input.columns.{argument}: {source.name} has the columns {' and '.join(meant)}; choose one")
@@ -174,7 +174,7 @@ def _main_column(argument: str, source: InputFile) -> str:
 
 
 def _refuse_missing(config: JobConfig, columns: Columns, source: InputFile) -> None:
-    """Raises InputError for a column that a file lacks."""
+    """Raises InputError where a file lacks a needed column or has it twice."""
     names = source.schema.names
     keys = {column: f"input.columns.{argument}" for argument, column in columns.arguments.items()}
     for column in columns.needed:

@@ -1,4 +1,4 @@
-"""What earlier runs have found in the input: read again instead of the files, and compared with what lies there now."""
+"""The inventory: the input files as earlier runs have found them, so that only new and changed files are inspected."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Inventory = Mapping[str, InputFile]  # by name
 
 
 def read_inventory(output: Folder) -> Inventory:
-    """The files of the latest run into this folder; none before the first."""
+    """The files of earlier runs into this folder, by name; none before the first run."""
     content = output.read(INVENTORY)
     if content is None:
         return {}
@@ -44,7 +44,7 @@ def read_inventory(output: Folder) -> Inventory:
 
 
 def write_inventory(output: Folder, known: Inventory, sources: Iterable[InputFile]) -> None:
-    """Adds the files of this run to those of earlier ones."""
+    """Writes the inventory: the files of this run added to those of earlier runs."""
     serialized = functools.cache(lambda schema: schema.serialize().to_pybytes())
     merged = {**known, **{source.name: source for source in sources}}
     rows = [{**_fields(source), "schema": serialized(source.schema)} for source in merged.values()]
@@ -58,5 +58,5 @@ def _fields(source: InputFile) -> dict[str, object]:
 
 
 def is_same(source: InputFile, known: InputFile | None) -> bool:
-    """Whether a file, as listed, is the one that was looked at before."""
+    """Whether a listed file has not changed since an earlier run inspected it."""
     return known is not None and (source.format, source.size, source.version) == (known.format, known.size, known.version)

@@ -1,4 +1,4 @@
-"""The files of an input: what lies at its paths, and of which format it is."""
+"""Lists the files of an input and finds their formats."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ if TYPE_CHECKING:
 Infos = Mapping[str, Mapping[str, Any]]  # path -> fsspec's information on it
 
 HUB = "hf://"
-REPOSITORIES = ("datasets", "models", "spaces", "kernels", "buckets")  # kinds on the hub, as they begin a path
+REPOSITORIES = ("datasets", "models", "spaces", "kernels", "buckets")  # kinds on the hub, with which a path begins
 VERSIONS = ("etag", "md5hash", "contentmd5", "crc32c", "blobid", "lastmodified", "mtime", "modified", "updated")
-ABOUT_DATASETS = ("dataset_info.json", "dataset_infos.json")  # lie beside the data and are none
+ABOUT_DATASETS = ("dataset_info.json", "dataset_infos.json")  # beside the data, but no data
 
 
 @dataclass(frozen=True)
 class InputPath:
-    """A path of the input, resolved.
+    """A resolved path of the input.
 
     Attributes:
-        pattern: as the user wrote it.
-        path: as the filesystem names it.
+        pattern: the path as the user wrote it.
+        fs: its filesystem.
+        path: the path as the filesystem names it.
     """
 
     pattern: str
@@ -42,7 +43,7 @@ class InputPath:
     path: str
 
     def name(self, path: str) -> str:
-        """A file found here as the user would write it: relative where the pattern is, a URL where it is one."""
+        """The name of a file of this path, as the user would write it: relative if the pattern is, a URL if it is one."""
         if isinstance(self.fs, LocalFileSystem):
             relative = not os.path.isabs(os.path.expanduser(split_protocol(self.pattern)[1]))
             return os.path.relpath(path) if relative else path
@@ -55,12 +56,12 @@ class InputPath:
 
 
 def list_files(config: InputConfig) -> tuple[fsspec.AbstractFileSystem, list[InputFile]]:
-    """The filesystem, and every file once, with name, path, format and size.
+    """The filesystem, and every file once, with name, path, format, size and version.
 
     Raises:
-        InputError: nothing there, it cannot be listed, or it is not clear what is to be read.
+        InputError: there is no file, the path cannot be listed, or it is not clear which files to read.
     """
-    found: dict[str, InputFile] = {}
+    files: dict[str, InputFile] = {}
     places = [_place(pattern, config) for pattern in config.paths]
     for place in places:
         if place.fs != places[0].fs:
@@ -69,9 +70,9 @@ def list_files(config: InputConfig) -> tuple[fsspec.AbstractFileSystem, list[Inp
                 f"input.path: {places[0].pattern} and {place.pattern} lie in different storages ({kinds}); run a job for each"
             )
         for source in _sources(place, config.format):
-            found.setdefault(source.path, source)
-    _refuse_mixed(config, found.values())
-    return places[0].fs, list(found.values())
+            files.setdefault(source.path, source)
+    _refuse_mixed(config, files.values())
+    return places[0].fs, list(files.values())
 
 
 def _protocol(place: InputPath) -> str:
@@ -84,7 +85,7 @@ def _place(pattern: str, config: InputConfig) -> InputPath:
         url = f"{HUB}datasets/{pattern.removeprefix(HUB)}"
     try:
         fs, path = url_to_fs(url, **config.storage_options)
-    except Exception as error:  # filesystems raise whatever they like
+    except Exception as error:  # filesystems raise any class
         raise _cannot_list(pattern, error) from None
     return InputPath(pattern, fs, path)
 
@@ -95,7 +96,7 @@ def _cannot_list(pattern: str, error: Exception) -> InputError:
 
 
 def _sources(place: InputPath, forced: str | None) -> list[InputFile]:
-    """The files of one path, in order of their names."""
+    """The files of one path, sorted by name."""
     try:
         infos, is_folder = _infos(place)
         if is_folder and forced in (None, "arrow"):
@@ -114,12 +115,12 @@ def _sources(place: InputPath, forced: str | None) -> list[InputFile]:
         ]
     except InputError:
         raise
-    except Exception as error:  # clients of object stores raise their own
+    except Exception as error:  # clients of object stores raise their own classes
         raise _cannot_list(place.pattern, error) from None
 
 
 def _infos(place: InputPath) -> tuple[Infos, bool]:
-    """What lies at a path without hidden files, and whether it is a folder. One listing, no call per file."""
+    """The files at a path without hidden ones, and whether it is a folder. Lists once, without a call per file."""
     fs, path = place.fs, place.path
     marks = [path.index(mark) for mark in "*?[" if mark in path]
     if marks and not fs.exists(path):
@@ -134,7 +135,7 @@ def _infos(place: InputPath) -> tuple[Infos, bool]:
 
 
 def _visible(fs: fsspec.AbstractFileSystem, infos: Infos, root: str) -> Infos:
-    """Files whose name below `root`, and whose folders' names, do not mean: no data."""
+    """The files below `root` that are not hidden: no name on their path begins with _ or a dot."""
     return {
         path: info
         for path, info in sorted(infos.items())
@@ -145,11 +146,11 @@ def _visible(fs: fsspec.AbstractFileSystem, infos: Infos, root: str) -> Infos:
 def _is_file(fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any]) -> bool:
     if path.endswith("/") or info["type"] == "directory":
         return False
-    return info["type"] == "file" or not fs.isdir(path)  # what a link leads to has to be asked for
+    return info["type"] == "file" or not fs.isdir(path)  # listings do not say what a link leads to
 
 
 def _data_of_saved(place: InputPath, infos: Infos) -> Infos:
-    """The data files of a folder that `datasets` has saved, in its order; any other folder as it is."""
+    """The data files of a folder that `datasets` has saved, in its order; all files of any other folder."""
     splits = _json(place, infos, "dataset_dict.json").get("splits")
     if splits:
         split = f"{place.pattern.rstrip('/')}/{splits[0]}"
@@ -171,7 +172,7 @@ def _json(place: InputPath, infos: Infos, name: str) -> dict[str, Any]:
 
 
 def _formats(place: InputPath, paths: list[str], forced: str | None, is_folder: bool) -> dict[str, Format]:
-    """The format of each file; of a folder's files, those that are meant."""
+    """The format of each file; of a folder, only the files to read."""
     if not paths:
         raise InputError(f"input.path: there is no file at {place.pattern}")
     if is_folder:
@@ -185,7 +186,7 @@ def _formats(place: InputPath, paths: list[str], forced: str | None, is_folder: 
 
 
 def _formats_in_folder(place: InputPath, paths: list[str], forced: str | None) -> dict[str, Format]:
-    """Without `forced` the files of known formats; with it the files that are or may be of that format, or else all."""
+    """Without `forced` the files of known formats; with it the files that may have that format, or all if there are none."""
     formats = {path: format_of(path) for path in paths if posixpath.basename(path) not in ABOUT_DATASETS}
     if forced is None:
         known = {path: format for path, format in formats.items() if format}
@@ -200,7 +201,7 @@ def _formats_in_folder(place: InputPath, paths: list[str], forced: str | None) -
 
 
 def _size(fs: fsspec.AbstractFileSystem, info: Mapping[str, Any], format: Format) -> int:
-    """Bytes of a file, as listed; where the listing lacks them, files that are rows are not asked."""
+    """Bytes of a file, from the listing. Where it lacks them, media files count as 0, to save a call per file."""
     size = info.get("size")
     if size is None and not format.is_row:
         size = fs.size(info["name"])
@@ -208,13 +209,13 @@ def _size(fs: fsspec.AbstractFileSystem, info: Mapping[str, Any], format: Format
 
 
 def _version(info: Mapping[str, Any]) -> str:
-    """What the listing says of a file's content: a store's etag or checksum, or else when the file was changed."""
+    """The version of a file's content, from the listing: an etag, a checksum, or else the time of the last change."""
     known = {str(key).lower().replace("_", "").replace("-", ""): value for key, value in info.items()}
     return next((str(known[key]).strip('"') for key in VERSIONS if known.get(key)), "")
 
 
 def _refuse_mixed(config: InputConfig, sources: Iterable[InputFile]) -> None:
-    """Raises InputError where the files hold different things, for only one of them can be meant."""
+    """Raises InputError where the files hold different kinds of data, because a job reads one kind."""
     examples: dict[str, str] = {}
     for source in sources:
         examples.setdefault(FORMATS[source.format].holds, source.name)

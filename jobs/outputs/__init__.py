@@ -1,1 +1,1 @@
-"""What a job has written: which rows are finished, whose output folder it is, and what is taken back."""
+"""The output folder of a job: which rows are finished, which job owns the folder, and what is rolled back."""

@@ -1,8 +1,9 @@
-"""Which rows are finished: what write tasks have committed. What they have not is taken back.
+"""The commits of write tasks: which rows are finished, and the rollback of tasks that were not committed.
 
-A write task leaves files with its own name in three places: its rows' keys under `_dray/checkpoint`, pending before there are
-any data and renamed after, and its rows under `data/status=ok` and `data/status=failed`. The protocol is Ray Data's; taking
-back is ours, because Ray's own leaves the checkpoint of a task that was repeated after its commit, and deletes its data.
+A write task leaves files with its name in three places: the keys of its rows under `_dray/checkpoint`, and its rows under
+`data/status=ok` and `data/status=failed`. The checkpoint is pending until the data are written; then it is renamed. This
+protocol is Ray Data's. The rollback is dray's: Ray's keeps the checkpoint of a task that was repeated after its commit, and
+deletes its data.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ from dray.jobs.storage.folder import STATE, Folder
 CHECKPOINT = f"{STATE}/checkpoint"
 DATA = "data"
 PENDING = f"{PENDING_CHECKPOINT_SUFFIX}.parquet"
-VOID = ".void"  # says that a task's commit, should one appear, is not to be believed
+VOID = ".void"  # suffix of a mark: a commit of this task does not count, even if it appears later
 TASK = re.compile(r"[0-9a-f]{32}_\d{6,}")  # the names that Ray gives to write tasks
 THREADS = 32
 
 
 class FinishedElsewhere(CheckpointManager):  # type: ignore[misc]  # Ray is untyped
-    """Tells Ray Data not to filter finished rows: the read tasks do, without the actors that Ray's own filter needs."""
+    """Makes Ray Data not filter finished rows. The read tasks do it, without the actors that Ray's filter needs."""
 
     def load_checkpoint(self, *args: object, **kwargs: object) -> tuple[None, int]:
-        """Nothing to filter."""
+        """An empty checkpoint: there is nothing to filter."""
         return None, 0
 
 
 def checkpoint_config(output: Folder) -> CheckpointConfig:
-    """Ray Data's two-phase commit: the keys of a file's rows are written before it and committed after it."""
+    """The settings of Ray Data's two-phase commit: the keys of rows are written before the rows and committed after them."""
     return CheckpointConfig(
         id_column=KEY,
         checkpoint_path=(output / CHECKPOINT).path,
@@ -53,7 +54,7 @@ def checkpoint_config(output: Folder) -> CheckpointConfig:
 
 
 def task_of(path: str) -> str:
-    """The write task that a file is of, by the file's name."""
+    """The name of the write task that a file belongs to."""
     return posixpath.basename(path).lstrip(".").split(".")[0]
 
 
@@ -69,7 +70,7 @@ class TaskFiles:
     Attributes:
         pending: checkpoints that were written and not committed.
         committed: checkpoints that were committed.
-        void: marks that a commit is not to be believed.
+        void: marks of tasks whose commit does not count.
         data: files of rows, of any status.
     """
 
@@ -80,9 +81,9 @@ class TaskFiles:
 
     @classmethod
     def of(cls, output: Folder) -> TaskFiles:
-        """Lists those that are in a folder now."""
+        """Lists the files that are in a folder now."""
         files = cls({}, {}, {}, defaultdict(list))
-        kinds = ((PENDING, files.pending), (VOID, files.void), (".parquet", files.committed))  # the first that fits
+        kinds = ((PENDING, files.pending), (VOID, files.void), (".parquet", files.committed))  # the first match counts
         for path in (output / CHECKPOINT).files():
             for kind in [kind for suffix, kind in kinds if path.endswith(suffix)][:1]:
                 kind[task_of(path)] = path
@@ -92,16 +93,16 @@ class TaskFiles:
 
     @property
     def unfinished(self) -> set[str]:
-        """Tasks that were not committed, or whose commit is void, and have left files."""
+        """Tasks that have left files, and were not committed or have a void commit."""
         strays = {task for task in self.data.keys() - self.committed.keys() if TASK.fullmatch(task)}
         return self.pending.keys() | strays | (self.void.keys() & (self.committed.keys() | self.data.keys()))
 
 
 def committed_keys(output: Folder) -> dict[str, KeySet]:
-    """Keys of the rows that earlier runs have written, by write task; no row is of two.
+    """Write task -> keys of the rows that it has committed; no key is in two tasks.
 
-    What was not committed is deleted first, and so is the later one of two tasks with a row in common, and one whose
-    checkpoint cannot be read.
+    Deletes three kinds of tasks first: those that were not committed, those whose checkpoint cannot be read, and the later one
+    of two tasks with a row in common.
     """
     while True:
         written = _read_keys(output, roll_back(output).committed)
@@ -117,7 +118,7 @@ def _read_keys(output: Folder, committed: Mapping[str, str]) -> dict[str, KeySet
     def read(path: str) -> KeySet | None:
         try:
             return KeySet.of(pq.read_table(path, columns=[KEY], filesystem=filesystem)[KEY].to_numpy())
-        except pa.ArrowInvalid:  # a machine that lost its power may leave a name without content
+        except pa.ArrowInvalid:  # after a power failure a file may be empty
             return None
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -125,7 +126,7 @@ def _read_keys(output: Folder, committed: Mapping[str, str]) -> dict[str, KeySet
 
 
 def _repeated(written: Mapping[str, KeySet | None]) -> list[str]:
-    """Tasks that have rows in common with an earlier one."""
+    """The tasks that have rows in common with an earlier one."""
     sets = {task: keys for task, keys in sorted(written.items()) if keys is not None}
     seen = KeySet.union(sets.values())
     if len(seen) == sum(map(len, sets.values())):
@@ -140,15 +141,15 @@ def _repeated(written: Mapping[str, KeySet | None]) -> list[str]:
 
 
 def finished_keys(output: Folder) -> KeySet:
-    """Keys of all rows that earlier runs have written, after the same."""
+    """The keys of all committed rows, after the rollback of `committed_keys`."""
     return KeySet.union(committed_keys(output).values())
 
 
 def roll_back(output: Folder) -> TaskFiles:
-    """Deletes what unfinished write tasks have left. Returns the files of the others.
+    """Deletes the files of unfinished write tasks. Returns the files of the others.
 
-    A write task whose driver is dead may go on for a while, even commit after this; therefore the mark that voids it comes
-    first and stays. Interrupted at any point, the next call does the rest.
+    A write task whose driver is dead may run on for a while and even commit later. So it is first marked as void, and the mark
+    stays. If this is interrupted, the next call does the rest.
     """
     files = TaskFiles.of(output)
     undone = sorted(files.unfinished)
@@ -157,7 +158,7 @@ def roll_back(output: Folder) -> TaskFiles:
     def delete(task: str) -> None:
         for path in [files.committed.get(task), *files.data.get(task, []), files.pending.get(task)]:
             if path is not None:
-                with contextlib.suppress(FileNotFoundError):  # the task itself may have renamed it by now
+                with contextlib.suppress(FileNotFoundError):  # the task itself may have renamed it meanwhile
                     output.fs.rm_file(path)
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -167,13 +168,13 @@ def roll_back(output: Folder) -> TaskFiles:
 
 
 def void(output: Folder, tasks: Iterable[str]) -> None:
-    """Marks write tasks as not done; the next `roll_back` deletes their files."""
+    """Marks write tasks as void; the next `roll_back` deletes their files."""
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(lambda task: output.write(f"{CHECKPOINT}/{task}{VOID}", b""), tasks))
 
 
 def undo(output: Folder, keys: KeySet) -> KeySet:
-    """Takes back all write tasks that have written a row of `keys`. Returns the keys that stay finished."""
+    """Rolls back all write tasks that have written a row of `keys`. Returns the keys that stay finished."""
     tasks = committed_keys(output)
     void(output, [task for task, written in tasks.items() if written.counts(keys.starts, keys.stops).any()])
     return finished_keys(output)

@@ -1,4 +1,4 @@
-"""Whose work an output folder holds: what must be the same for a later run to continue it."""
+"""The fingerprint of a job in its output folder: what must be the same for a later run to continue it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import OutputError, reason
 from dray.pipelines.models.resolved import ResolvedModel
 
-NOT_COMPARED = ("version of transformers",)  # which earlier versions of dray wrote here; now it is in each data file
+NOT_COMPARED = ("version of transformers",)  # written by earlier versions of dray; now it is in each data file
 FINGERPRINT = f"{STATE}/fingerprint.json"
 CONFIG = f"{STATE}/config.json"
-RESULTS = 2  # raised when rows get other keys or results than before
-# What --fresh deletes; the commits first: should it be interrupted, data without a commit do not count.
+RESULTS = 2  # increased when dray gives rows other keys or results than before
+# What --fresh deletes; the commits first, because data without a commit do not count if it is interrupted.
 OURS = (
     CHECKPOINT, RETRIED, INVENTORY, "data/status=ok", "data/status=failed", "subtitles", FINGERPRINT, CONFIG, PRECISION,
     SUMMARY, REPORT, BATCH_OUTPUT, BATCH_ERRORS,
@@ -30,7 +30,7 @@ SECRET = re.compile(
 
 
 def fingerprint(model: ResolvedModel, columns: Columns) -> dict[str, object]:
-    """What must be the same for two runs to share an output folder."""
+    """The values that must be the same for two runs to share an output folder."""
     config = model.config
     return {
         "task": model.task.name,
@@ -51,7 +51,7 @@ def fingerprint(model: ResolvedModel, columns: Columns) -> dict[str, object]:
 
 
 def without_secrets(value: object, mask: str | None = "***") -> object:
-    """A value of the config without the tokens, keys and passwords in it: they become `mask`, or are left out."""
+    """A value of the config without tokens, keys and passwords: each becomes `mask`, or is left out if that is None."""
     if not isinstance(value, Mapping):
         return [without_secrets(inner, mask) for inner in value] if isinstance(value, (list, tuple)) else value
     hidden = {key for key, inner in value.items() if isinstance(inner, str) and SECRET.fullmatch(str(key))}
@@ -66,15 +66,15 @@ def public(config: JobConfig) -> str:
 
 
 def refuse_different(output: Folder, work: Mapping[str, object]) -> bool:
-    """Whether the folder holds the result of this work, a fingerprint; False where it holds none.
+    """Whether the folder already holds results of this job; False where it is empty. `work`: the job's fingerprint.
 
     Raises:
-        OutputError: it holds the result of other work, or of unknown origin, or cannot be read.
+        OutputError: it holds the results of another job, or files of unknown origin, or cannot be read.
     """
     try:
         earlier = output.read(FINGERPRINT)
         is_foreign = earlier is None and bool((output / DATA).files())
-    except Exception as error:  # clients of object stores raise their own
+    except Exception as error:  # clients of object stores raise their own classes
         raise OutputError(f"output.path: cannot read {output.url}: {reason(error)}") from None
     if is_foreign:
         raise OutputError(f"output.path: {output.url}/data holds files of unknown origin; choose another folder")
@@ -84,16 +84,16 @@ def refuse_different(output: Folder, work: Mapping[str, object]) -> bool:
 
 
 def claim(output: Folder, work: Mapping[str, object], config: JobConfig, fresh: bool) -> None:
-    """Makes the folder this work's.
+    """Writes the job's fingerprint and config into the output folder.
 
     Args:
         output: the output folder; created if missing.
         work: the fingerprint.
-        config: written beside it, for the record.
-        fresh: what an earlier run left is deleted first.
+        config: the config, which is only kept for reference.
+        fresh: delete the results of earlier runs first.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the folder cannot be written.
     """
     try:
         if fresh:
@@ -101,7 +101,7 @@ def claim(output: Folder, work: Mapping[str, object], config: JobConfig, fresh: 
                 (output / name).remove()
         output.write(FINGERPRINT, json.dumps(work, indent=2, default=str))
         output.write(CONFIG, public(config))
-    except Exception as error:  # clients of object stores raise their own
+    except Exception as error:  # clients of object stores raise their own classes
         raise OutputError(f"output.path: cannot write to {output.url}: {reason(error)}") from None
 
 

@@ -1,4 +1,4 @@
-"""What is finished, after whatever happened to earlier runs and to the input since."""
+"""Which rows are finished, whatever interrupted earlier runs or changed in the input."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from dray.pipelines.errors import OutputError, reason
 
 @dataclass(frozen=True)
 class FinishedRows:
-    """Which rows are not to be done.
+    """The rows that a run must not do.
 
     Attributes:
-        keys: of these rows.
+        keys: the keys of these rows.
         earlier: how many rows earlier runs have finished.
     """
 
@@ -31,26 +31,26 @@ class FinishedRows:
 
 
 def known_files(output: Folder, again: bool) -> Inventory:
-    """The files of earlier runs by name; without damaged ones, where another look at those is wanted. Raises OutputError."""
+    """The files of earlier runs by name; with `again` without damaged ones, which are inspected again. Raises OutputError."""
     try:
         known = read_inventory(output)
-    except Exception as error:  # clients of object stores raise their own
+    except Exception as error:  # clients of object stores raise their own classes
         raise OutputError(f"output.path: cannot read {output.url}: {reason(error)}") from None
     return {name: source for name, source in known.items() if not (again and source.damaged)}
 
 
 def finished_rows(config: JobConfig, output: Folder, data: Input, known: Inventory, again: bool) -> FinishedRows:
-    """Takes back what was not committed, and rows whose files have changed; then says what is finished.
+    """The rows that this run must not do. Rolls back first what was not committed, and the rows of changed files.
 
     Args:
         config: the job.
         output: its output folder.
         data: its input.
         known: the input's files as earlier runs have found them.
-        again: only failed rows are to be done; they are taken back, too.
+        again: do only failed rows; they are rolled back, too.
 
     Raises:
-        OutputError: a file changed after rows of it were finished, and the config does not say that they be done again.
+        OutputError: a file changed after rows of it were finished, and `input.changed` is not "redo".
     """
     resume(output)
     finished = finished_keys(output)
@@ -66,14 +66,14 @@ def finished_rows(config: JobConfig, output: Folder, data: Input, known: Invento
     if not again:
         return FinishedRows(finished, data.finished_rows(finished))
     release(output)
-    finished, released = finished_keys(output), released_keys(output)  # with those that an interrupted retry has left
+    finished, released = finished_keys(output), released_keys(output)  # also those of an interrupted retry
     failed = KeySet.union([released, _mended(data, released)]).without(finished)
     everything = KeySet.between(source.keys for source in data.sources)
     return FinishedRows(everything.without(failed), data.finished_rows(finished))
 
 
 def _mended(data: Input, released: KeySet) -> KeySet:
-    """The rows of files that can be read now, and were failed rows as a whole."""
+    """The rows of files that were damaged, and so one failed row each, and that can be read now."""
     whole = np.array([source.first_key + WHOLE_FILE for source in data.sources], np.uint64)
     was_failed = released.holds(whole)
     return KeySet.between(
@@ -82,7 +82,7 @@ def _mended(data: Input, released: KeySet) -> KeySet:
 
 
 def _only_failed(output: Folder, data: Input, changed: KeySet) -> KeySet:
-    """The finished rows of those changed files that nothing good has come of; there is nothing to refuse."""
+    """The finished rows of changed files of which every finished row failed: no result is lost if they are done again."""
     failed = failed_keys(output).common(changed)
     starts, stops = data.key_ranges
     is_bad = changed.counts(starts, stops) == failed.counts(starts, stops)
@@ -90,7 +90,7 @@ def _only_failed(output: Folder, data: Input, changed: KeySet) -> KeySet:
 
 
 def _changed(data: Input, known: Inventory) -> tuple[KeySet, KeySet]:
-    """Keys of files that are not what they were: of those that were damaged, and of the others."""
+    """The keys of files that have changed since earlier runs: of those that were damaged then, and of the others."""
     earlier = [
         known[source.name] for source in data.sources if source.name in known and not is_same(source, known[source.name])
     ]

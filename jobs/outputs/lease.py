@@ -1,4 +1,4 @@
-"""One run at a time in an output folder: a file that names the run and is written again while it lives."""
+"""The lease of an output folder, for one run at a time: a file that names the run and is rewritten while the run lives."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dray.pipelines.errors import JobError, OutputError, reason
 
 LEASE = f"{STATE}/run.json"
 BEAT_S = 5.0  # between two writes of the file
-SETTLED_S = 0.5  # after which the last of several who take over a dead run's folder has written
-SILENT_BEATS = 4  # without a change: the run on another machine is dead
+SETTLED_S = 0.5  # several runs may take over a dead run's folder; after this time the last of them has written
+SILENT_BEATS = 4  # beats without a change after which a run on another machine counts as dead
 
 
 class Lease:
-    """The right to write to an output folder. It ends with `release`, or with the death of its process."""
+    """The right to write to an output folder. It ends with `release` or with its process."""
 
     def __init__(self, output: Folder) -> None:
         self._output = output
@@ -39,7 +39,7 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def take(self) -> None:
-        """Waits, where the file is of another machine, for as long as it takes to see whether that run is alive.
+        """Takes the lease. If a run on another machine holds it, waits up to SILENT_BEATS beats to see whether it is alive.
 
         Raises:
             OutputError: another run holds the folder; the message names it.
@@ -62,38 +62,38 @@ class Lease:
 
     @property
     def run(self) -> str:
-        """The run's own name."""
+        """The unique name of the run."""
         return str(self._own["run"])
 
     @property
     def is_lost(self) -> bool:
-        """Whether another run has taken the folder, having found this one silent."""
+        """Whether another run has taken the folder because this one was silent."""
         return self._lost
 
     def release(self) -> None:
-        """Ends the lease; harmless if it never began."""
+        """Ends the lease; does nothing if it never began."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
             if not self._lost:
-                with contextlib.suppress(Exception):  # without a process behind it the file stands in nobody's way
+                with contextlib.suppress(Exception):  # a file whose process has ended blocks no other run
                     refuse_other(self._output, self.run)
                     (self._output / LEASE).remove()
 
     def _created(self) -> bool:
-        """Whether there was no file, and now there is ours."""
+        """Creates the file. Returns whether it did; False where there is one already."""
         try:
             return self._output.create(LEASE, json.dumps(self._own))
         except OutputError:
             raise
-        except Exception as error:  # clients of object stores raise their own
+        except Exception as error:  # clients of object stores raise their own classes
             raise OutputError(f"output.path: cannot write to {self._output.url}: {reason(error)}") from None
 
     def _read(self) -> dict[str, object] | None:
         content = self._output.read(LEASE)
         try:
             return dict(json.loads(content)) if content is not None else None
-        except ValueError:  # half of it, where a write is not all or nothing
+        except ValueError:  # half a file, on storage where writes are not atomic
             return {"run": None, "host": None, "pid": None, "started": "an unknown time"}
 
     def _keep(self) -> None:
@@ -110,14 +110,14 @@ class Lease:
 
 
 def refuse_other(output: Folder, run: str) -> None:
-    """Raises JobError where another run, or none, holds the folder. A worker may outlive the run that started it."""
+    """Raises JobError unless `run` holds the folder. A worker may outlive the run that started it."""
     content = output.read(LEASE)
     if content is None or f'"{run}"'.encode() not in content:
         raise JobError(f"the run that this worker belongs to has ended, or has lost {output.url} to another")
 
 
 def _is_alive(other: Mapping[str, object], read: Callable[[], object]) -> bool:
-    """Whether the run that wrote `other` lives: by its process on this machine, by its beat on another."""
+    """Whether the run that wrote `other` is alive: by its process on this machine, by its beats on another."""
     if other.get("host") == platform.node():
         try:
             return bool(psutil.Process(int(str(other["pid"]))).create_time() == other.get("process_started"))

@@ -1,4 +1,4 @@
-"""The results of a job, for Python."""
+"""Loads the results of a job in Python."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def load(path: str, status: str, storage_options: Mapping[str, JsonValue]) -> pa
     folder = Folder(path, storage_options)
     try:
         files = [file for file in (folder / DATA / f"status={status}").files() if TASK.fullmatch(task_of(file))]
-    except Exception as error:  # clients of object stores raise their own
+    except Exception as error:  # clients of object stores raise their own classes
         raise OutputError(f"cannot read {path}: {reason(error)}") from None
     if not files:
         raise OutputError(f"{path} holds no rows of status {status}; name the output folder of a job")

@@ -1,7 +1,7 @@
-"""Failed rows, done again: they are taken out of the results and the books, and are then unfinished rows like any other.
+"""Makes failed rows unfinished: removes them from the results and from the finished rows, so that a run does them again.
 
-What is about to be taken out is written down first, so that an interruption at any point is continued by the next command.
-The notes stay: they say how often a row has been tried.
+The rows to remove are written to a file of notes first, so that the next command continues after an interruption. The notes
+stay: they hold how often a row has been tried.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ NOTES = pa.schema([("task", pa.string()), (KEY, pa.uint64()), ("attempts", pa.in
 
 
 def failed_rows(output: Folder) -> int:
-    """Rows under data/status=failed, of all runs so far."""
+    """The number of rows under data/status=failed, of all runs so far."""
     filesystem = output.arrow()
     with ThreadPoolExecutor(THREADS) as pool:
         return sum(pool.map(lambda path: count_rows(path, filesystem), _failed_files(output).values()))
 
 
 def failed_keys(output: Folder) -> KeySet:
-    """The keys of these rows."""
+    """The keys of the rows under data/status=failed."""
     return KeySet.of(np.concatenate([NONE, *(notes[KEY].to_numpy() for notes in _all_notes(output))]))
 
 
 def _failed_files(output: Folder) -> dict[str, str]:
-    """By write task."""
+    """Write task -> its file of failed rows."""
     paths = (output / FAILED).files()
     return {task_of(path): path for path in paths if TASK.fullmatch(posixpath.basename(path).split(".")[0])}
 
@@ -54,14 +54,11 @@ def _all_notes(output: Folder) -> list[pa.Table]:
 
 
 def release(output: Folder, only: KeySet | None = None) -> KeySet:
-    """Makes failed rows unfinished.
+    """Makes failed rows unfinished. Returns their keys.
 
     Args:
         output: the output folder.
-        only: of these keys; all, where it is None. Other failed rows of the same write tasks go with them.
-
-    Returns:
-        Their keys.
+        only: the keys of the rows; None: all. Other failed rows of the same write tasks become unfinished, too.
     """
     resume(output)
     chosen = [each for each in _all_notes(output) if only is None or only.holds(each[KEY].to_numpy()).any()]
@@ -76,7 +73,7 @@ def release(output: Folder, only: KeySet | None = None) -> KeySet:
 
 
 def resume(output: Folder) -> None:
-    """Carries out what was written down and not done."""
+    """Removes the rows of notes that an interrupted command has left."""
     begun = [path for path in (output / RETRIED).files() if path.endswith(BEGUN)]
     if not begun:
         return
@@ -94,12 +91,12 @@ def resume(output: Folder) -> None:
 
 
 def released_keys(output: Folder) -> KeySet:
-    """The keys of all rows that were ever made unfinished."""
+    """The keys of all rows that were made unfinished at any time."""
     return KeySet.of(np.array(list(attempts(output)), np.uint64))
 
 
 def attempts(output: Folder) -> dict[int, int]:
-    """How often rows that failed have been tried by earlier runs, by key."""
+    """Key -> how often earlier runs have tried that failed row."""
     known: dict[int, int] = {}
     for path in [path for path in (output / RETRIED).files() if path.endswith(".parquet")]:
         notes = pq.read_table(path, filesystem=output.arrow())
@@ -109,7 +106,7 @@ def attempts(output: Folder) -> dict[int, int]:
 
 
 def _forget(output: Folder, task: str, left: KeySet, failed: str | None) -> None:
-    """Leaves a write task with `left` as its rows, and without the file `failed`; may be done twice."""
+    """Sets the rows of a write task to `left` and deletes its file `failed`; may be called twice."""
     checkpoint = f"{CHECKPOINT}/{task}.parquet"
     if len(left):
         content = pa.BufferOutputStream()
@@ -130,7 +127,7 @@ def _by_task(notes: pa.Table) -> Iterator[tuple[str, Keys]]:
 
 
 def _notes_of(output: Folder, path: str) -> pa.Table:
-    """The failed rows of one file, as NOTES."""
+    """The failed rows of one file, in the schema NOTES."""
     with output.arrow().open_input_file(path) as file:
         if path.endswith(".parquet"):
             rows = pq.read_table(file, columns=[SOURCE, POSITION, ERRORS]).to_pylist()

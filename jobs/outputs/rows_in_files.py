@@ -1,4 +1,4 @@
-"""Rows of the output's files: counted, and as JSON has them."""
+"""The output's files: counting their rows, values as JSON, and the versions that made them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COUNTED_BYTES = 16 << 20  # read at a time
 
 
 def count_rows(path: str, filesystem: pa.fs.FileSystem) -> int:
-    """Rows of a file that this sink has written."""
+    """The number of rows of a file of the output."""
     with filesystem.open_input_file(path) as file:
         if path.endswith(".parquet"):
             return int(pq.ParquetFile(file).metadata.num_rows)
@@ -27,7 +27,7 @@ def count_rows(path: str, filesystem: pa.fs.FileSystem) -> int:
 
 
 def as_json(value: object) -> object:
-    """A value as JSON has it: bytes in base64, numbers that are not finite as null."""
+    """A value that JSON can hold: bytes become base64, numbers that are not finite become None."""
     if isinstance(value, dict):
         return {key: as_json(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -38,15 +38,15 @@ def as_json(value: object) -> object:
 
 
 def with_versions(table: pa.Table) -> pa.Table:
-    """The table, saying in its metadata which versions have made it; Parquet keeps that."""
+    """The table with this process's versions in its metadata, which Parquet keeps."""
     return table.replace_schema_metadata({**(table.schema.metadata or {}), VERSIONS: json.dumps(versions())})
 
 
 def versions_in(path: str, filesystem: pa.fs.FileSystem) -> dict[str, str]:
-    """Name -> version of what has made a file of the output; empty where the file does not say."""
+    """Name -> version of the packages that made a file of the output; empty where the file does not say."""
     if not path.endswith(".parquet"):
         return {}
     with filesystem.open_input_file(path) as file:
         metadata = pq.read_metadata(file).metadata or {}
-    found: dict[str, str] = json.loads(metadata.get(VERSIONS, b"{}"))
-    return found
+    made_with: dict[str, str] = json.loads(metadata.get(VERSIONS, b"{}"))
+    return made_with

@@ -1,4 +1,4 @@
-"""Folders on local disk or anything fsspec knows, for the driver and, as pyarrow filesystems, for Ray."""
+"""Folders on local disk or on any storage of fsspec, for the driver and, as pyarrow filesystems, for Ray."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STATE = "_dray"  # folder beside the data: config, fingerprint, checkpoint, summ
 SUMMARY = f"{STATE}/summary.json"
 REPORT = f"{STATE}/report.html"
 PRECISION = f"{STATE}/precision.json"
-BATCH_OUTPUT, BATCH_ERRORS = "batch_output.jsonl", "batch_errors.jsonl"  # beside it, of OpenAI's Batch files
+BATCH_OUTPUT, BATCH_ERRORS = "batch_output.jsonl", "batch_errors.jsonl"  # beside STATE, for OpenAI's Batch files
 
 T = TypeVar("T")
 
@@ -36,10 +36,10 @@ install()
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder and how to reach it.
+    """A folder on any storage.
 
     Attributes:
-        url: as the user wrote it.
+        url: the path or URL as the user wrote it.
         options: fsspec's storage options.
     """
 
@@ -58,16 +58,16 @@ class Folder:
 
     @property
     def path(self) -> str:
-        """The folder as its filesystem names it, without the protocol; absolute on local disk."""
+        """The path as the filesystem names it, without the protocol; absolute on local disk."""
         return self._resolved[1]
 
     @property
     def is_local(self) -> bool:
-        """Whether it lies on this machine's disk."""
+        """Whether the folder is on this machine's disk."""
         return isinstance(self.fs, LocalFileSystem)
 
     def __truediv__(self, name: str) -> Folder:
-        """The folder `name` in this one."""
+        """The folder `name` in this folder."""
         return Folder(posixpath.join(self.url, name), self.options)
 
     def arrow(self) -> pyarrow.fs.FileSystem:
@@ -75,7 +75,7 @@ class Folder:
         return arrow_filesystem(self.fs)
 
     def read(self, name: str) -> bytes | None:
-        """A file's content, or None where there is none."""
+        """The content of a file, or None if there is no file."""
         path = posixpath.join(self.path, name)
         while True:
             try:
@@ -83,13 +83,13 @@ class Folder:
             except FileNotFoundError:
                 return None
             except OSError as error:
-                if code_of(error) != "PreconditionFailed":  # a broken body, and the file was written anew meanwhile
+                if code_of(error) != "PreconditionFailed":  # the read broke off, and the file was rewritten meanwhile
                     raise
             else:
                 return content
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Writes a whole file; on local disk it appears at once or not at all."""
+        """Writes a whole file; on local disk atomically."""
         data = content.encode() if isinstance(content, str) else content
         path = posixpath.join(self.path, name)
         if not self.is_local:
@@ -103,7 +103,7 @@ class Folder:
 
     @contextmanager
     def stream(self, name: str) -> Iterator[IO[bytes]]:
-        """A file to be written piece by piece; it appears as a whole when the block ends, or not at all."""
+        """Opens a file for writing; the whole file appears when the block ends, or none."""
         path = posixpath.join(self.path, name)
         if not self.is_local:
             with self.fs.open(path, "wb") as file:
@@ -116,9 +116,9 @@ class Folder:
         os.replace(temporary, path)
 
     def create(self, name: str, content: str) -> bool:
-        """Writes a file that is not there yet; of several who try at once, one succeeds. Returns whether it was this one.
+        """Writes a file if there is none yet. Returns whether this call wrote it; of several calls at once one succeeds.
 
-        An answer may be lost, so what is written has to be this caller's alone: whoever finds it there has written it.
+        The content must be unique to the caller: if the storage's answer is lost, the caller recognises its file by the content.
         """
         path = posixpath.join(self.path, name)
         try:
@@ -135,7 +135,7 @@ class Folder:
         return True
 
     def files(self) -> list[str]:
-        """Paths of all files below, as the filesystem names them; none where the folder is missing."""
+        """The paths of all files below the folder, as the filesystem names them; none if there is no folder."""
         self.fs.invalidate_cache()
         try:
             return sorted(self._again(self.fs.find, self.path))
@@ -143,13 +143,13 @@ class Folder:
             return []
 
     def remove(self) -> None:
-        """Deletes the folder and all in it, if it is there."""
+        """Deletes the folder or file with everything in it, if it exists."""
         self.fs.invalidate_cache()
         with suppress(FileNotFoundError):
             self._again(partial(self.fs.rm, recursive=True), self.path)
 
     def _again(self, call: Callable[..., T], path: str, *content: bytes) -> T:
-        """`call(path, *content)`, more than once where the storage fails."""
+        """Returns `call(path, *content)`; retries it while the storage fails."""
         return call_with_retries(partial(call, path, *content), f"{self._protocol}://{path}")
 
     @property
@@ -158,13 +158,13 @@ class Folder:
 
 
 def output_folder(config: JobConfig) -> Folder:
-    """Where the results go; storage options default to the input's."""
+    """The output folder of a config; its storage options default to the input's."""
     options = config.output.storage_options
     return Folder(config.output.path, config.input.storage_options if options is None else options)
 
 
 def arrow_filesystem(fs: fsspec.AbstractFileSystem) -> pyarrow.fs.FileSystem:
-    """The pyarrow filesystem for an fsspec one; local disk by pyarrow itself."""
+    """The pyarrow filesystem for an fsspec filesystem; pyarrow's own for local disk."""
     from pyarrow import fs as arrow
 
     if isinstance(fs, LocalFileSystem):
@@ -173,7 +173,7 @@ def arrow_filesystem(fs: fsspec.AbstractFileSystem) -> pyarrow.fs.FileSystem:
 
 
 class Retried:
-    """A filesystem for pyarrow's handler: calls that fail with transient errors are made again."""
+    """A filesystem for pyarrow's handler that retries calls which fail with transient errors."""
 
     def __init__(self, fs: fsspec.AbstractFileSystem) -> None:
         self._fs = fs
@@ -181,8 +181,8 @@ class Retried:
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         if name.startswith("_"):
             raise AttributeError(name)
-        found = getattr(self._fs, name)
-        return partial(self._call, name) if callable(found) else found
+        attribute = getattr(self._fs, name)
+        return partial(self._call, name) if callable(attribute) else attribute
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Retried) and bool(self._fs == other._fs)
@@ -195,15 +195,15 @@ class Retried:
         return call_with_retries(partial(getattr(self._fs, name), *arguments, **options), what)
 
     def exists(self, path: str) -> bool:
-        """Failing, where fsspec says of what is out of reach that it does not exist."""
+        """Whether a path exists. Raises if it cannot be reached, where fsspec returns False."""
         return self._type(path) is not None
 
     def isfile(self, path: str) -> bool:
-        """As `exists`."""
+        """Whether a path is a file. Raises as `exists` does."""
         return self._type(path) == "file"
 
     def isdir(self, path: str) -> bool:
-        """As `exists`."""
+        """Whether a path is a folder. Raises as `exists` does."""
         return self._type(path) == "directory"
 
     def _type(self, path: str) -> str | None:
@@ -213,7 +213,7 @@ class Retried:
             return None
 
     def open(self, path: str, mode: str = "rb") -> IO[bytes]:
-        """A file; reading from it is retried, too."""
+        """Opens a file; reads are retried, too."""
         file = self._call("open", path, mode=mode)
         return cast("IO[bytes]", _Reading(file, path)) if mode == "rb" else file
 

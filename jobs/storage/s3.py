@@ -1,7 +1,7 @@
-"""Storage that fails for a while: S3 is asked again request by request, and other filesystems call by call.
+"""An S3 filesystem that retries single requests. (Other filesystems retry whole calls, see folder.py.)
 
-`install` puts an S3 filesystem in the place of s3fs's that makes requests again and continues broken bodies where they broke.
-Its class is made when it is first asked for, because it takes long to import s3fs, which local disk does not need.
+`install` registers it in place of s3fs's. It retries requests and continues the bodies of answers where a connection broke.
+Its class is made at its first use, because importing s3fs takes long and local disk does not need it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ else:
 
 
 PIECE = 1 << 20  # bytes of a body that are read at a time
-MAKING = threading.Lock()  # so that the class is made once
+MAKING = threading.Lock()  # held while the class is made, so that it is made once
 
 
 def install() -> None:
-    """Makes fsspec use the retrying S3 filesystem for s3:// in this process; unpickled ones bring it to others."""
+    """Makes fsspec use the retrying S3 filesystem for s3:// in this process. Unpickling one installs it in other processes."""
     name = "S3FileSystem"
     for protocol in ("s3", "s3a"):
         fsspec.register_implementation(protocol, f"{__name__}.{name}", clobber=True, errtxt="Install s3fs to access S3")
@@ -52,7 +52,7 @@ def __getattr__(name: str) -> type:
 
 
 class RetryingS3(_Filesystem):  # type: ignore[misc]  # fsspec is untyped
-    """s3fs's filesystem with one place for retries, this, instead of three that multiply."""
+    """s3fs's filesystem with retries in one place; s3fs and botocore have three, whose numbers multiply."""
 
     retries = 1
 
@@ -60,7 +60,7 @@ class RetryingS3(_Filesystem):  # type: ignore[misc]  # fsspec is untyped
         return {"retries": {"total_max_attempts": 1}, **super()._prepare_config_kwargs()}
 
     async def _call_s3(self, method: str, *options: dict[str, object], **arguments: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Answers to get_object have a body that can be read to its end."""
+        """Calls S3. The body of a get_object can be read to its end even if a connection breaks."""
         answer = await self._answer(method, *options, **arguments)
         if method == "get_object":
             again = functools.partial(self._answer, method, *options, **arguments)
@@ -93,7 +93,7 @@ class RetryingS3(_Filesystem):  # type: ignore[misc]  # fsspec is untyped
             await asyncio.sleep(pause)
 
     async def _explained(self, method: str, arguments: dict[str, Any], error: Exception) -> Exception:
-        """Why a HEAD was refused, which its answer cannot say: the error of a GET."""
+        """The reason why a HEAD was refused. Its answer has no text, so this is the error of a GET."""
         if not method.startswith("head_") or code_of(error) not in ("400", "403"):
             return error
         names = ("Bucket", "Key", "VersionId")
@@ -104,12 +104,12 @@ class RetryingS3(_Filesystem):  # type: ignore[misc]  # fsspec is untyped
             else:
                 await super()._call_s3("list_objects_v2", **target, MaxKeys=1)
         except Exception as other:
-            if code_of(other) != "InvalidRange":  # of an empty file
+            if code_of(other) != "InvalidRange":  # the file is empty
                 return other
         return ConnectionError(f"{method} was refused, and then a GET was not")
 
     async def _done(self, method: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
-        """The answer to a call on an upload that is gone, because an earlier attempt was carried out; None if it was not."""
+        """The answer to a call on an upload that no longer exists because an earlier attempt succeeded; None if none did."""
         if method == "abort_multipart_upload":
             return {}
         if method != "complete_multipart_upload":
@@ -117,19 +117,19 @@ class RetryingS3(_Filesystem):  # type: ignore[misc]  # fsspec is untyped
         parts = [part["ETag"].strip('"') for part in arguments["MultipartUpload"]["Parts"]]
         expected = f"{md5(bytes.fromhex(''.join(parts)), usedforsecurity=False).hexdigest()}-{len(parts)}"
         try:
-            there = await self._answer("head_object", Bucket=arguments["Bucket"], Key=arguments["Key"])
+            stored = await self._answer("head_object", Bucket=arguments["Bucket"], Key=arguments["Key"])
         except FileNotFoundError:
             return None
-        return there if there.get("ETag", "").strip('"') == expected else None
+        return stored if stored.get("ETag", "").strip('"') == expected else None
 
     async def _renew(self, client: object) -> None:
-        """Reads credentials that were not given in the storage options anew, once for each client that found them expired."""
+        """Reads expired credentials again, once for each client, unless they come from the storage options."""
         if client is self._s3 and client is not getattr(self, "_expired", None) and not self.key and self._session_is_owned:
             self._expired = client
             await self.set_session(refresh=True)
 
     async def _exists(self, path: str) -> bool:
-        """Failing, where s3fs says of a bucket out of reach that it does not exist."""
+        """Whether a path exists. Raises if the bucket cannot be reached, where s3fs returns False."""
         bucket, key, _ = self.split_path(path)
         if key or not bucket:
             return bool(await super()._exists(path))
@@ -137,22 +137,22 @@ class RetryingS3(_Filesystem):  # type: ignore[misc]  # fsspec is untyped
             await self._call_s3("head_bucket", Bucket=bucket)
         except FileNotFoundError:
             return False
-        except PermissionError:  # to ask for it
+        except PermissionError:  # head_bucket is not allowed
             return bool(await super()._exists(path))
         return True
 
     async def _isfile(self, path: str) -> bool:
-        """Failing, where fsspec says of a file out of reach that it is none."""
+        """Whether a path is a file. Raises if it cannot be reached, where fsspec returns False."""
         try:
             return bool((await self._info(path))["type"] == "file")
         except FileNotFoundError:
             return False
 
     async def _walk(self, path: str, maxdepth: int | None = None, **options: Any) -> AsyncIterator[tuple[Any, Any, Any]]:  # noqa: ANN401
-        """Failing, where fsspec leaves out folders that cannot be listed."""
+        """Walks a folder. Raises for folders that cannot be listed, which fsspec leaves out."""
         options.setdefault("on_error", _raise_unless_missing)
-        async for found in super()._walk(path, maxdepth=maxdepth, **options):
-            yield found
+        async for entry in super()._walk(path, maxdepth=maxdepth, **options):
+            yield entry
 
 
 def _raise_unless_missing(error: Exception) -> None:
@@ -170,10 +170,10 @@ def _raise_for_keys(answer: dict[str, Any]) -> None:
 
 
 class Body:
-    """The content of an object; where a connection breaks, it goes on with another."""
+    """The content of an object. If a connection breaks, it continues with another."""
 
     def __init__(self, answer: dict[str, Any], again: Callable[..., Any], what: str) -> None:
-        """`answer` is get_object's, `again` makes the call again with other arguments."""
+        """`answer`: of get_object; `again`: repeats the call with more arguments; `what`: names the call in messages."""
         self._body, self._again, self._what = answer["Body"], again, what
         first, last = 0, int(answer.get("ContentLength", 0)) - 1
         if "ContentRange" in answer:  # bytes 100-199/1000
@@ -182,7 +182,7 @@ class Body:
         self._attempts = Attempts(what)
 
     async def read(self, amount: int | None = None) -> bytes:
-        """At most `amount` bytes, none only at the end; all that are left where it is None or negative."""
+        """At most `amount` bytes, empty only at the end; all bytes that are left if `amount` is None or negative."""
         if amount is not None and amount >= 0:
             return await self._some(amount)
         parts = []
@@ -195,7 +195,7 @@ class Body:
             try:
                 part: bytes = await self._body.read(amount)
             except Exception as error:
-                if self._next > self._last:  # all came, and it does not fit its checksum
+                if self._next > self._last:  # complete, but its checksum is wrong
                     raise
                 pause = self._attempts.pause_after(error)
             else:
@@ -209,5 +209,5 @@ class Body:
             self._body = (await self._again(**same, Range=f"bytes={self._next}-{self._last}"))["Body"]
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         self._body.close()

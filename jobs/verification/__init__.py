@@ -1,1 +1,1 @@
-"""What `dray verify` compares: committed files with their input, and a sample of rows with new results."""
+"""`dray verify`: compares committed files with their input, and a sample of rows with new results."""

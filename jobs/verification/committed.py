@@ -1,4 +1,4 @@
-"""What write tasks have written: read, and compared with what they have committed."""
+"""Reads the files of write tasks and compares them with their commits."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class VerifiedJob:
-    """What is verified.
+    """A job that is verified.
 
     Attributes:
         model: the model, its task and the job's config.
         data: the input, as it is now.
-        output: where the results are.
-        known: the files of the input, as the runs before knew them.
-        schema: of a prediction.
+        output: the output folder.
+        known: the input files as earlier runs have found them.
+        schema: the Arrow type of a prediction.
     """
 
     model: ResolvedModel
@@ -49,17 +49,17 @@ class VerifiedJob:
 
     @property
     def config(self) -> JobConfig:
-        """The job's."""
+        """The job's config."""
         return self.model.config
 
     @property
     def names_rows(self) -> bool:
-        """Whether ids are dray's own, made of source and position."""
+        """Whether dray makes the ids, from source and position; otherwise they are a column of the input."""
         return self.data.columns.id is None
 
     @cached_property
     def columns(self) -> dict[str, pa.Schema]:
-        """Status -> columns of its files, as Parquet gives them back."""
+        """Status -> schema of its files, as it is read back from Parquet."""
         types = self.data.columns.types
         kind = pa.string() if self.data.columns.id is None else types[self.data.columns.id]
         first = [(ID, kind), (SOURCE, pa.string()), *((column, types[column]) for column in self.data.columns.keep)]
@@ -67,24 +67,24 @@ class VerifiedJob:
         return {status: _through_parquet(pa.schema(fields)) for status, fields in columns.items()}
 
     def name(self, path: str) -> str:
-        """A file of the output, for people."""
+        """The path of a file relative to the output folder, for messages."""
         return path.removeprefix(self.output.path + "/")
 
 
 @dataclass
 class WriteTask:
-    """A committed write task: its rows by status, as its files and its checkpoint have them.
+    """A committed write task: what its files and its checkpoint hold.
 
     Attributes:
-        name: that Ray gave it.
-        keys: in its checkpoint.
-        failed: keys of its failed rows.
+        name: Ray's name for it.
+        keys: the keys in its checkpoint.
+        failed: the keys of its failed rows.
         committed: how many keys its checkpoint has, repeated ones included.
-        paths: its file of each status.
-        counts: rows in those.
-        ids: a hash for each row's id.
-        versions: of transformers, one for each file that says which one made it.
-        problems: a sentence for each.
+        paths: status -> its file.
+        counts: status -> rows in that file.
+        ids: a hash of each row's id.
+        versions: the version of transformers that made each file, where the file says it.
+        problems: one sentence for each problem.
     """
 
     name: str
@@ -99,30 +99,30 @@ class WriteTask:
 
 
 def checked(job: VerifiedJob, files: TaskFiles, name: str) -> WriteTask:
-    """A write task whose files were read and compared with its checkpoint."""
+    """Reads a write task's files and compares them with its checkpoint."""
     task, path = WriteTask(name), files.committed[name]
     hint = f"delete {CHECKPOINT}/{name}.parquet, and dray run does its rows again"
     try:
         keys = pq.read_table(path, columns=[KEY], filesystem=job.output.arrow())[KEY].to_numpy()
         task.keys, task.committed = KeySet.of(keys), len(keys)
-        found: list[int] = []
+        in_files: list[int] = []
         for status in ("ok", "failed"):
             inside = [each for each in files.data.get(name, []) if f"/status={status}/" in each and not is_hidden(each)]
             for path in inside:
                 task.paths[status] = path
-                found += _looked_through(job, task, status, path)
+                in_files += _read_file(job, task, status, path)
         path = ", ".join(map(job.name, task.paths.values())) or f"data/status=ok/{name}"
-        task.problems += [f"{path}: {problem}; {hint}" for problem in _mismatches(job, task, found)]
+        task.problems += [f"{path}: {problem}; {hint}" for problem in _mismatches(job, task, in_files)]
     except (OSError, ValueError, pa.ArrowException) as error:
         task.problems.append(f"{job.name(path)}: {reason(error).rstrip('.')}; {hint}")
     return task
 
 
-def _looked_through(job: VerifiedJob, task: WriteTask, status: str, path: str) -> list[int]:
-    """Counts the rows of one file. Returns their keys, where rows say which they are.
+def _read_file(job: VerifiedJob, task: WriteTask, status: str, path: str) -> list[int]:
+    """Reads one file and adds its rows to `task`. Returns their keys, where the rows hold them.
 
     Raises:
-        ValueError: a column is missing or of another type, a line is no JSON, an id is not of its source.
+        ValueError: a column is missing or of another type, a line is not JSON, or an id does not belong to its source.
         OSError, ArrowException: the file cannot be read.
     """
     rows = read_rows(job, path, status, [ID, SOURCE, *([POSITION] if status == "failed" else [])])
@@ -137,12 +137,12 @@ def _looked_through(job: VerifiedJob, task: WriteTask, status: str, path: str) -
     return [key_of(row) for row in rows] if job.names_rows else []
 
 
-def _mismatches(job: VerifiedJob, task: WriteTask, found: Sequence[int]) -> Iterator[str]:
-    """Where a task's files and its checkpoint disagree. `found` are the keys of the rows in the files that have one."""
-    written, rows = KeySet.of(np.array(found, np.uint64)), task.counts.total()
+def _mismatches(job: VerifiedJob, task: WriteTask, in_files: Sequence[int]) -> Iterator[str]:
+    """Where a task's files and its checkpoint disagree. `in_files`: the keys of the rows in the files that hold one."""
+    written, rows = KeySet.of(np.array(in_files, np.uint64)), task.counts.total()
     if task.committed != len(task.keys):
         yield "its checkpoint names rows more than once"
-    repeated = [key for key, count in Counter(found).items() if count > 1]
+    repeated = [key for key, count in Counter(in_files).items() if count > 1]
     if repeated:
         yield f"{named(job, repeated)} {'are' if len(repeated) > 1 else 'is'} in it more than once"
     stray = written.without(task.keys)
@@ -156,17 +156,17 @@ def _mismatches(job: VerifiedJob, task: WriteTask, found: Sequence[int]) -> Iter
 
 
 def read_rows(job: VerifiedJob, path: str, status: str, columns: list[str], places: Sequence[int] | None = None) -> list[Row]:
-    """Some columns of a file's rows. Reads all of it; files of JSON give all columns.
+    """Rows of a file, with some columns. Reads the whole file; JSON files give all columns.
 
     Args:
-        job: what the file is of.
-        path: of the file.
-        status: of its rows.
-        columns: that are wanted.
-        places: of the rows that are wanted; None for all.
+        job: the job that wrote the file.
+        path: the path of the file.
+        status: the status of its rows.
+        columns: the columns to return.
+        places: the places of the rows to return; None: all.
 
     Raises:
-        ValueError: a column is missing, too many or of another type, or a line is no JSON.
+        ValueError: a column is missing, too many or of another type, or a line is not JSON.
         OSError, ArrowException: the file cannot be read.
     """
     if job.config.output.format == "parquet":
@@ -183,7 +183,7 @@ def read_rows(job: VerifiedJob, path: str, status: str, columns: list[str], plac
 
 
 def _refuse_other_columns(names: Collection[str], expected: pa.Schema) -> None:
-    """Raises ValueError for a column that is missing or too many."""
+    """Raises ValueError where a column is missing or too many."""
     for what, others in (
         ("lacks", [name for name in expected.names if name not in names]),
         ("has", [name for name in names if name not in expected.names]),
@@ -193,7 +193,7 @@ def _refuse_other_columns(names: Collection[str], expected: pa.Schema) -> None:
 
 
 def _refuse_other_types(schema: pa.Schema, expected: pa.Schema) -> None:
-    """Raises ValueError for a column of another type; a narrower one, of an earlier run with fewer files, is right."""
+    """Raises ValueError where a column has another type. A narrower type is right: an earlier run may have had fewer files."""
     _refuse_other_columns(schema.names, expected)
     for column in expected:
         stored = schema.field(column.name).type
@@ -202,7 +202,7 @@ def _refuse_other_types(schema: pa.Schema, expected: pa.Schema) -> None:
 
 
 def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The type that values of both fit in."""
+    """The type that holds the values of both types; None where there is none."""
     try:
         return pa.unify_schemas([pa.schema([("", each)]) for each in (one, other)], promote_options="permissive").field(0).type
     except (pa.ArrowTypeError, pa.ArrowInvalid):
@@ -219,10 +219,10 @@ _first = lru_cache(maxsize=1 << 16)(first_key)
 
 
 def key_of(row: Row) -> int:
-    """The key of a finished row whose id is dray's own.
+    """The key of a finished row, from the id that dray made.
 
     Raises:
-        ValueError: the id is not of the row's source.
+        ValueError: the id does not belong to the row's source.
     """
     name, source = row[ID], row[SOURCE]
     position = "0" if name == source else str(name).removeprefix(f"{source}:")
@@ -232,12 +232,12 @@ def key_of(row: Row) -> int:
 
 
 def is_hidden(path: str) -> bool:
-    """Whether readers of the results pass over a file."""
+    """Whether readers of the results ignore a file."""
     return posixpath.basename(path).startswith((".", "_"))
 
 
 def named(job: VerifiedJob, keys: Sequence[int]) -> str:
-    """The rows with these keys, for people."""
+    """The names of the rows with these keys, for messages."""
     starts, stops = job.data.key_ranges
     names = []
     for key in keys[:NAMED]:
@@ -248,11 +248,11 @@ def named(job: VerifiedJob, keys: Sequence[int]) -> str:
 
 
 def few(names: Sequence[object]) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of the others."""
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     return ", ".join(map(str, names[:NAMED])) + more
 
 
 def counted(number: int, what: str) -> str:
-    """A number of things, in the singular or the plural."""
+    """The number and the noun, in the singular or the plural."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

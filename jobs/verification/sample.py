@@ -1,4 +1,4 @@
-"""A sample of finished rows, done again and compared with what is stored."""
+"""Does a sample of finished rows again and compares the results with those that are stored."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from dray.pipelines.engine.compare import alone, compare, device, tolerance_of
 from dray.pipelines.errors import RowError
 from dray.pipelines.models.loading import load_phases
 
-TRIES = 3  # times as many rows are drawn as are wanted, where some cannot be found in the input
+TRIES = 3  # most rows drawn for each row of the sample: some may not be found in the input
 
 
 def sampled(
     job: VerifiedJob, done: Sequence[WriteTask], count: int, seed: int, tolerance: float | None
 ) -> tuple[str, list[str]]:
-    """Does finished rows again, one by one.
+    """Does finished rows again, one by one, and compares the results.
 
     Args:
-        job: what is verified.
+        job: the job that is verified.
         done: write tasks; rows are drawn from those without problems.
-        count: rows to do.
-        seed: which ones.
-        tolerance: of numbers; None for what the precision of the model's weights admits.
+        count: the number of rows.
+        seed: seed of the random choice of rows.
+        tolerance: largest difference of numbers; None: what the precision of the model's weights allows.
 
     Returns:
         A line of the table, and the problems.
     """
-    found, lost = _drawn(job, done, count, seed)
+    rows, lost = _drawn(job, done, count, seed)
     missed = f"; {counted(lost, 'more row')} could not be found for certain in the input" if lost else ""
-    if not found:
+    if not rows:
         return f"no rows{missed}", []
     phases = load_phases(job.model, weights=True, device=device())
     limit, largest, wrong = tolerance_of(phases) if tolerance is None else tolerance, 0.0, []
-    for row, table in found:
+    for row, table in rows:
         try:
             (item,) = items(table, phases)
             if isinstance(item, RowError):
@@ -59,18 +59,18 @@ def sampled(
         largest = max(largest, difference.largest)
         if difference.places:
             wrong.append(f"{row[ID]} ({difference.places[0]})")
-    line = f"{counted(len(found), 'row')} done again, one by one; largest difference {largest:.2g}, tolerance {limit:g}{missed}"
-    differ = f"{len(wrong)} of {counted(len(found), 'sampled row')} differ from what is stored: {few(wrong)}"
+    line = f"{counted(len(rows), 'row')} done again, one by one; largest difference {largest:.2g}, tolerance {limit:g}{missed}"
+    differ = f"{len(wrong)} of {counted(len(rows), 'sampled row')} differ from what is stored: {few(wrong)}"
     return line, [differ] if wrong else []
 
 
 def _opened(job: VerifiedJob, prediction: object) -> object:
-    """The prediction; on Batch files that is the body of an answer, as JSON."""
+    """The prediction; of a job on Batch files the body of the answer, parsed from JSON."""
     return json.loads(str(prediction)) if job.config.input.format == OPENAI else prediction
 
 
 def _drawn(job: VerifiedJob, done: Sequence[WriteTask], count: int, seed: int) -> tuple[list[tuple[Row, pa.Table]], int]:
-    """Random finished rows beside their input, and how many more were drawn and not found there."""
+    """Random finished rows with their input rows, and how many other rows were drawn but not found in the input."""
     done = [task for task in done if not task.problems]
     ends = np.cumsum([task.counts["ok"] for task in done])
     total = int(ends[-1]) if len(ends) else 0
@@ -92,9 +92,9 @@ def _drawn(job: VerifiedJob, done: Sequence[WriteTask], count: int, seed: int) -
 
 
 def _with_input(job: VerifiedJob, stored: Sequence[tuple[Row, KeySet]]) -> list[tuple[Row, pa.Table]]:
-    """Rows, each with the keys that one of its write task has, beside the rows of the input that they were made of.
+    """The stored rows whose input row is certain, each with that input row. `stored`: (row, keys of its write task).
 
-    A row is found if just one of the input has its source, its id and one of the keys.
+    It is certain if exactly one input row has the stored row's source, its id and one of the keys.
     """
     same = {each.name: each for each in job.data.sources if is_same(each, job.known.get(each.name, each))}
     stored = [(row, keys) for row, keys in stored if row[SOURCE] in same]
@@ -117,7 +117,7 @@ def _with_input(job: VerifiedJob, stored: Sequence[tuple[Row, KeySet]]) -> list[
 
 
 def _as_stored(job: VerifiedJob, value: object) -> object:
-    """A value as it is read back from the output."""
+    """The value as it would be read back from the output."""
     if job.config.output.format == "parquet":
         return value
     return json.loads(json.dumps(as_json(value), default=str))

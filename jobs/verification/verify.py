@@ -1,4 +1,4 @@
-"""`dray verify`: input and output counted afresh and balanced, and a sample of the rows done again. It changes nothing."""
+"""`dray verify`: counts input and output again, compares them, and does a sample of the rows again. It changes nothing."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from dray.jobs.versions import versions
 from dray.pipelines.config import JobConfig
 from dray.pipelines.models.loading import load_phases
 
-READERS = 8  # write tasks whose files are read at once
-LISTED = 10  # problems that are printed
+READERS = 8  # threads that read files, one write task each
+LISTED = 10  # most problems that are printed
 
 
 @dataclass
 class Verification:
-    """What was found.
+    """The result of `verify`.
 
     Attributes:
-        rows: of the table that is printed.
-        problems: a sentence for each; none of a job that is done and right.
+        rows: the rows of the table that is printed.
+        problems: one sentence for each problem; empty for a job that is done and right.
     """
 
     rows: Rows
     problems: list[str]
 
     def table(self) -> str:
-        """For the terminal."""
+        """The result as a table for the terminal."""
         count = len(self.problems)
         verdict = "done, and all of it is right" if not count else f"{count} problem{'s' if count > 1 else ''}"
         lines = [aligned([*self.rows, ("verdict", verdict)]), *(f"  - {problem}" for problem in self.problems[:LISTED])]
@@ -52,18 +52,18 @@ class Verification:
 
 
 def verify(config: JobConfig, sample: int = 20, seed: int = 0, tolerance: float | None = None) -> Verification:
-    """Counts, checks and samples what a job has written.
+    """Counts and checks the results of a job, and does a sample of its rows again.
 
     Args:
         config: the job.
-        sample: finished rows to do again, one by one.
-        seed: which ones.
-        tolerance: of numbers; by default what the precision of the model's weights admits.
+        sample: how many finished rows to do again, one by one.
+        seed: seed of the random choice of these rows.
+        tolerance: largest difference of numbers; None: what the precision of the model's weights allows.
 
     Raises:
-        UsageError: the config is wrong, or the folder holds the results of other work.
+        UsageError: the config is wrong, or the folder holds the results of another job.
     """
-    resolved = resolve(config, forget=True)  # every file is looked at afresh
+    resolved = resolve(config, forget=True)  # inspects every file
     data, output = resolved.data, resolved.output
     phases = load_phases(resolved.model, weights=False)
     refuse_different(output, fingerprint(resolved.model, data.columns))
@@ -74,23 +74,23 @@ def verify(config: JobConfig, sample: int = 20, seed: int = 0, tolerance: float 
     unfinished = files.unfinished | _interrupted(output)
     with ThreadPoolExecutor(READERS) as pool:
         done = list(pool.map(lambda name: checked(job, files, name), sorted(files.committed.keys() - unfinished)))
-    verdict = _balance(job, done)
-    verdict.problems += _strange(job, files, unfinished)
+    verification = _balance(job, done)
+    verification.problems += _strange(job, files, unfinished)
     if sample > 0:
         line, problems = sampled(job, done, sample, seed, tolerance)
-        verdict.rows.append(("sample", line))
-        verdict.problems += problems
-    return verdict
+        verification.rows.append(("sample", line))
+        verification.problems += problems
+    return verification
 
 
 def _interrupted(output: Folder) -> set[str]:
-    """Write tasks that an interrupted retry was about to change."""
+    """The write tasks that an interrupted retry was about to change."""
     begun = [path for path in (output / RETRIED).files() if path.endswith(BEGUN)]
     return {name for path in begun for name in pq.read_table(path, filesystem=output.arrow())["task"].to_pylist()}
 
 
 def _strange(job: VerifiedJob, files: TaskFiles, unfinished: set[str]) -> list[str]:
-    """What is wrong with the folder: files of tasks that were not committed, and those that no task has written."""
+    """Problems of the folder: files of tasks that were not committed, and files that no task has written."""
     problems = []
     if unfinished:
         names = few(sorted(unfinished))
@@ -105,12 +105,12 @@ def _strange(job: VerifiedJob, files: TaskFiles, unfinished: set[str]) -> list[s
 
 
 def _balance(job: VerifiedJob, done: Sequence[WriteTask]) -> Verification:
-    """Rows that went in, beside those that came out."""
+    """Compares the rows of the input with those of the output."""
     data, problems = job.data, [problem for task in done for problem in task.problems]
     finished = KeySet.union(task.keys for task in done)
     ok, failed = (sum(task.counts[status] for task in done) for status in ("ok", "failed"))
     inside = data.finished_rows(finished)
-    left, gone = data.rows - inside, len(finished) - inside
+    left, outside = data.rows - inside, len(finished) - inside
     repeated = sum(len(task.keys) for task in done) - len(finished)
     if repeated:
         problems.append(f"{counted(repeated, 'row')} were committed by two write tasks: {named(job, _in_several(done))}")
@@ -118,12 +118,12 @@ def _balance(job: VerifiedJob, done: Sequence[WriteTask]) -> Verification:
     if left:
         first = pieces(data, finished)[0].source.name
         problems.append(f"{counted(left, 'row')} are left to do, the first in {first}; dray run does them")
-    sides = f"{data.rows:,} in{f' + {gone:,} gone' if gone else ''}", f"{ok:,} ok + {failed:,} failed + {left:,} left"
-    balance = (" = " if data.rows + gone == ok + failed + left else " is not ").join(sides)
+    sides = f"{data.rows:,} in{f' + {outside:,} gone' if outside else ''}", f"{ok:,} ok + {failed:,} failed + {left:,} left"
+    balance = (" = " if data.rows + outside == ok + failed + left else " is not ").join(sides)
     rows = [("input", f"{data.rows:,} rows in {counted(len(data.sources), 'file')}"), ("ok", f"{ok:,}")]
     rows += [("failed", f"{failed:,}"), ("left", f"{left:,}")]
-    if gone:
-        rows.append(("gone", f"{gone:,} finished rows are of files that are no longer in the input, or not as they were"))
+    if outside:
+        rows.append(("gone", f"{outside:,} finished rows are of files that are no longer in the input, or not as they were"))
     paths = sum(len(task.paths) for task in done)
     rows += [("balance", balance), ("files", f"{paths:,} read, of {counted(len(done), 'write task')}")]
     rows += [("ids", _ids(job, done)), ("versions", _versions(done))]
@@ -131,7 +131,7 @@ def _balance(job: VerifiedJob, done: Sequence[WriteTask]) -> Verification:
 
 
 def _versions(done: Sequence[WriteTask]) -> str:
-    """Which versions of transformers made the files, and with which one they are compared."""
+    """The versions of transformers that made the files, and the version that compares them."""
     made = Counter(version for task in done for version in task.versions)
     known = ", ".join(f"{version} ({counted(count, 'file')})" for version, count in sorted(made.items()))
     here = versions().get("transformers", "unknown")
@@ -139,7 +139,7 @@ def _versions(done: Sequence[WriteTask]) -> str:
 
 
 def _ids(job: VerifiedJob, done: Sequence[WriteTask]) -> str:
-    """How many ids there are."""
+    """The number of ids, and of those that occur more than once."""
     hashes = np.array([each for task in done for each in task.ids], np.int64)
     _, counts = np.unique(hashes, return_counts=True)
     repeated = int((counts > 1).sum())
@@ -150,7 +150,7 @@ def _ids(job: VerifiedJob, done: Sequence[WriteTask]) -> str:
 
 
 def _changed(job: VerifiedJob, finished: KeySet) -> list[str]:
-    """Files that are not what they were when rows of them were finished."""
+    """Problems of input files that changed after rows of them were finished."""
     known = [(source, job.known.get(source.name)) for source in job.data.sources]
     changed = [earlier for source, earlier in known if earlier is not None and not is_same(source, earlier)]
     names = [each.name for each in changed if len(finished.common(KeySet.between([each.keys]))) and each.damaged is None]
@@ -159,7 +159,7 @@ def _changed(job: VerifiedJob, finished: KeySet) -> list[str]:
 
 
 def _in_several(done: Sequence[WriteTask]) -> list[int]:
-    """The first keys of spans that more than one task has committed."""
+    """The first keys of intervals that more than one task has committed."""
     starts, stops = (np.concatenate([getattr(task.keys, end) for task in done]) for end in ("starts", "stops"))
     order = np.argsort(starts, kind="stable")
     reached = np.maximum.accumulate(stops[order])[:-1]

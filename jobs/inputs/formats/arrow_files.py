@@ -22,7 +22,7 @@ MAGIC = b"ARROW1"  # a file starts with it, a stream does not
 
 
 def inspect(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
-    """Rows by the headers of the record batches; a local file is mapped, and its data not read."""
+    """The file with rows and schema, from the headers of the record batches. A local file is mapped; its data are not read."""
     with _open(fs, source.path) as file:
         schema = _schema(file)
         rows = sum(batch.num_rows for batch in _record_batches(file, [0]))
@@ -32,7 +32,7 @@ def inspect(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
 def batches(
     fs: fsspec.AbstractFileSystem, source: InputFile, row_groups: tuple[int, ...] | None, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
-    """All rows; of local files without a copy."""
+    """All rows; those of local files are not copied."""
     fields = [source.schema.get_field_index(column) for column in columns]
     with _open(fs, source.path) as file:
         for batch in _record_batches(file, fields):
@@ -58,7 +58,7 @@ def _schema(file: pa.NativeFile) -> pa.Schema:
 
 
 def _record_batches(file: pa.NativeFile, fields: list[int]) -> Iterator[pa.RecordBatch]:
-    """All record batches, with these fields of them."""
+    """All record batches, with only these fields."""
     options = pa.ipc.IpcReadOptions(included_fields=fields)
     if _is_stream(file):
         yield from pa.ipc.open_stream(file, options=options)

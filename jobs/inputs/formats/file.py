@@ -1,4 +1,4 @@
-"""One input file, as it is listed, inspected and read."""
+"""One input file."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from dray.jobs.keys import first_key
 
 @dataclass(frozen=True)
 class InputFile:
-    """One input file.
+    """One input file; listing it gives name, path, format, size and version, inspecting it the rest.
 
     Attributes:
-        name: how the user would write it; it names the file in keys, ids and the `source` column.
-        path: how its filesystem names it.
-        format: its name in FORMATS.
-        rows: in the file; 1 of a damaged one.
+        name: the name as the user would write it; it names the file in keys, ids and the `source` column.
+        path: the path as its filesystem names it.
+        format: the name of its format in FORMATS.
+        rows: the number of rows; 1 if the file is damaged.
         size: bytes of the file.
-        version: of its content, as its storage tells: an etag, or when it was changed; empty where it does not.
-        damaged: why it cannot be read, where that is so. It is then one row, which fails.
-        row_groups: rows of each, for Parquet.
+        version: version of its content from its storage: an etag, or the time of the last change; empty if unknown.
+        damaged: why it cannot be read; None if it can. A damaged file is one row, which fails.
+        row_groups: rows of each row group, for Parquet.
         schema: its columns.
-        is_media: whether the file as a whole is one row, which the model side opens.
+        is_media: whether the whole file is one row, which the pipeline opens.
     """
 
     name: str
@@ -41,17 +41,17 @@ class InputFile:
 
     @property
     def read_size(self) -> int:
-        """Bytes that reading it takes."""
+        """Bytes that a read task reads."""
         return len(self.path) if self.is_row else self.size
 
     @property
     def is_row(self) -> bool:
-        """Whether the file as a whole is one row."""
+        """Whether the whole file is one row."""
         return self.is_media or self.damaged is not None
 
     @property
     def first(self) -> int:
-        """The position of its first row: 0, or of a damaged file WHOLE_FILE."""
+        """The position of its first row: 0, or WHOLE_FILE if it is damaged."""
         return 0 if self.damaged is None else WHOLE_FILE
 
     @cached_property
@@ -61,11 +61,11 @@ class InputFile:
 
     @property
     def keys(self) -> tuple[int, int]:
-        """The key of its first row, and the one after its last row's."""
+        """The key of its first row, and the key after that of its last row."""
         return self.first_key + self.first, self.first_key + self.first + self.rows
 
     def ids(self, first: int, count: int) -> list[str]:
-        """Names of the rows [first, first + count) for people."""
+        """The ids of the rows [first, first + count), which people can read."""
         if self.is_row:
             return [self.name]
         return [f"{self.name}:{position}" for position in range(first, first + count)]

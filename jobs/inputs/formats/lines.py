@@ -21,7 +21,7 @@ LONGEST = 64 << 20  # bytes of a line
 
 
 def inspect(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
-    """Counts the lines. Raises ValueError for one that is not UTF-8 or longer than LONGEST."""
+    """The file with its number of lines. Raises ValueError if a line is not UTF-8 or longer than LONGEST."""
     rows = sum(text.count("\n") + 1 for text in _texts(fs, source.path))
     return replace(source, rows=rows, schema=SCHEMA)
 
@@ -29,7 +29,7 @@ def inspect(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
 def batches(
     fs: fsspec.AbstractFileSystem, source: InputFile, row_groups: tuple[int, ...] | None, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
-    """The lines, without the line feed or carriage return and line feed at their ends."""
+    """The lines, without their line ends (LF or CR LF)."""
     for text in _texts(fs, source.path):
         lines = [line.removesuffix("\r") for line in text.split("\n")]
         batch = pa.record_batch([pa.array(lines, pa.string())], SCHEMA)
@@ -52,7 +52,7 @@ def _texts(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[str]:
 
 
 def _decoded(content: bytes, before: int) -> str:
-    """`content` comes after `before` lines; a byte order mark is no part of the first one."""
+    """The text of `content`, which comes after `before` lines; without a byte order mark at the start of the file."""
     try:
         text = content.decode()
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Media files, each of them one row: its path, for the model side to open."""
+"""Media files: each is one row with its path, which the pipeline opens."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ SCHEMA = pa.schema([(PATH, pa.string()), (FILE_NAME, pa.string())])
 
 IMAGES = frozenset(["png", "jpg", "jpeg", "gif", "bmp", "webp", "tif", "tiff"])
 VIDEO = frozenset(["mp4", "mkv", "webm", "mov", "avi", "m4v", "mpg", "mpeg", "wmv", "flv", "3gp"])
-# Containers of video may hold sound alone.
+# Video containers may hold only sound.
 AUDIO = VIDEO | {"wav", "flac", "mp3", "ogg", "oga", "opus", "m4a", "aac", "wma", "aif", "aiff", "au", "caf", "amr"}
 SUFFIXES = frozenset(f".{extension}" for extension in AUDIO | IMAGES)
 
 
 def inspect(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
-    """One row, whatever is in the file: an empty one fails as a row and is not lost."""
+    """The file with one row, whatever it holds: an empty file becomes a failed row and is not lost."""
     return replace(source, rows=1, schema=SCHEMA)
 
 
 def batches(
     fs: fsspec.AbstractFileSystem, source: InputFile, row_groups: tuple[int, ...] | None, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
-    """The row: what fsspec opens from anywhere, an absolute path on local disk and a URL elsewhere, and the bare name."""
+    """The one row: a path that any node can open, absolute on local disk and a URL elsewhere, and the bare file name."""
     path = source.path if isinstance(fs, LocalFileSystem) else source.name
-    cells = {PATH: path, FILE_NAME: posixpath.basename(source.path)}
-    yield pa.record_batch({column: [cells[column]] for column in columns}, pa.schema([SCHEMA.field(name) for name in columns]))
+    row = {PATH: path, FILE_NAME: posixpath.basename(source.path)}
+    yield pa.record_batch({column: [row[column]] for column in columns}, pa.schema([SCHEMA.field(name) for name in columns]))

@@ -1,4 +1,4 @@
-"""The table of input formats: how each is known by its files' names, inspected, and read."""
+"""The table of input formats: the suffixes of each, and the functions that inspect and read its files."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ Batches = Callable[["fsspec.AbstractFileSystem", InputFile, "tuple[int, ...] | N
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of input file.
+    """One format of input files.
 
     Attributes:
-        name: as `input.format` takes it.
-        holds: what is in its files; one input holds one of these.
-        suffixes: of its files, in lower case.
+        name: the value of `input.format`.
+        holds: the kind of data in its files; the files of one input hold the same kind.
+        suffixes: the suffixes of its files, in lower case.
         inspect: (filesystem, source with name, path and size) -> the source with rows and schema. Raises OSError,
             ValueError or tarfile.TarError where the file is damaged.
-        batches: (filesystem, source, row groups or None for all, columns) -> its rows in order, these columns of them.
-        compressed: whether a compression's suffix may follow its own.
-        may_be_empty: whether a file of no bytes, decompressed, is a whole file without rows.
-        is_row: whether a file is one row; such files are not opened before the model side opens them.
-        id: the column that names its rows, where none is chosen.
-        meant: (pipeline argument, columns of a file) -> columns that may be meant where none is called like the argument.
+        batches: (filesystem, source, row groups or None for all, columns) -> these columns of its rows, in order.
+        compressed: whether a suffix of a compression may follow.
+        may_be_empty: whether a file without bytes, after decompression, is a complete file without rows.
+        is_row: whether a file is one row; only the pipeline opens such files.
+        id: the column with the ids of rows, if the config names none.
+        meant: (pipeline argument, columns of a file) -> columns that may be the argument, if none has its name.
     """
 
     name: str
@@ -111,7 +111,7 @@ FORMATS = {
 
 
 def format_of(path: str) -> Format | None:
-    """The format that a file's suffix says, or None."""
+    """The format of a file by its suffix; None if the suffix is unknown."""
     stem, suffix = posixpath.splitext(posixpath.basename(path).lower())
     is_compressed = suffix in COMPRESSIONS and suffix != ".tgz"
     if is_compressed:

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from dray.jobs.inputs.formats.file import InputFile
 
 CUSTOM_ID, REQUEST = "custom_id", "request"
-SCHEMA = pa.schema([(CUSTOM_ID, pa.string()), (REQUEST, pa.string())])  # `request` is the line as it is
+SCHEMA = pa.schema([(CUSTOM_ID, pa.string()), (REQUEST, pa.string())])  # `request` is the whole line
 
 
 def inspect(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
-    """Counts the lines. Raises ValueError as `lines.inspect` does."""
+    """The file with its number of lines. Raises ValueError as `lines.inspect` does."""
     return replace(lines.inspect(fs, source), schema=SCHEMA)
 
 
 def batches(
     fs: fsspec.AbstractFileSystem, source: InputFile, row_groups: tuple[int, ...] | None, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
-    """The lines. One that is no request has no custom_id, and fails when its turn comes."""
+    """The lines with their custom_id. A line that is not a request has none; its row fails later."""
     for batch in lines.batches(fs, source, row_groups, lines.SCHEMA.names):
         (texts,) = batch.columns
         names = pa.array([_custom_id(text) for text in texts.to_pylist()], pa.string())
@@ -40,7 +40,7 @@ def _custom_id(line: str) -> str | None:
         request = json.loads(line)
         name = request.get(CUSTOM_ID) if isinstance(request, dict) else None
         if isinstance(name, str):
-            name.encode()  # halves of characters have no place in Arrow
+            name.encode()  # Arrow refuses lone surrogates
             return name
     except (ValueError, RecursionError):
         pass

@@ -1,4 +1,4 @@
-"""Files as streams of bytes, decompressed as their suffix says."""
+"""Files as streams of bytes, decompressed by their suffix."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     import fsspec
 
 COMPRESSIONS = {".gz": "gzip", ".tgz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}  # as pyarrow names them
-READ_BYTES = 16 << 20  # decoded at a time
-READ_ROWS = 8192  # at most, in one batch
+READ_BYTES = 16 << 20  # about the most bytes of a batch
+READ_ROWS = 8192  # most rows of a batch
 
 
 def compression(path: str) -> str | None:
-    """How a file is compressed, by its suffix."""
+    """The compression of a file by its suffix; None if it has none."""
     return next((codec for suffix, codec in COMPRESSIONS.items() if path.lower().endswith(suffix)), None)
 
 
 def open_stream(fs: fsspec.AbstractFileSystem, path: str) -> IO[bytes]:
-    """The file from its start; reading it raises OSError where it is not what its suffix says."""
+    """Opens a file, decompressed. Reading raises OSError if its content does not fit its suffix."""
     return cast("IO[bytes]", arrow_filesystem(fs).open_input_stream(path, compression=compression(path)))
 
 
 def is_empty(fs: fsspec.AbstractFileSystem, path: str) -> bool:
-    """Whether a compressed file holds nothing."""
+    """Whether a file is compressed and has no content."""
     if compression(path) is None:
         return False
     with open_stream(fs, path) as stream:
@@ -36,7 +36,7 @@ def is_empty(fs: fsspec.AbstractFileSystem, path: str) -> bool:
 
 
 def bounded(batches: Iterable[pa.RecordBatch], row_bytes: float) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of at most READ_ROWS rows and about READ_BYTES, `row_bytes` being the bytes of a row."""
+    """The same rows in batches of at most READ_ROWS rows and about READ_BYTES. `row_bytes`: average bytes of a row."""
     rows = max(1, min(READ_ROWS, int(READ_BYTES / max(1, row_bytes))))
     for batch in batches:
         for start in range(0, batch.num_rows, rows):

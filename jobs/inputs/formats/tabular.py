@@ -1,4 +1,4 @@
-"""Parquet, JSON lines and CSV, as pyarrow reads them."""
+"""Parquet, JSON lines and CSV, read with pyarrow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JSON_BLOCK = 64 << 20  # bytes parsed at once, and the longest line; a line of J
 
 
 def inspect_parquet(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
-    """Rows, row groups and schema from the file's footer."""
+    """The file with rows, row groups and schema, from its footer."""
     fragment = _parquet(fs, source)
     groups = tuple(group.num_rows for group in fragment.row_groups)
     return replace(source, rows=sum(groups), row_groups=groups, schema=fragment.physical_schema)
@@ -31,7 +31,7 @@ def inspect_parquet(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFi
 def parquet_batches(
     fs: fsspec.AbstractFileSystem, source: InputFile, row_groups: tuple[int, ...] | None, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of some row groups."""
+    """The rows of some row groups; None: of all."""
     fragment = _parquet(fs, source)
     if row_groups is not None:
         fragment = fragment.subset(row_group_ids=list(row_groups))
@@ -46,10 +46,10 @@ def _parquet(fs: fsspec.AbstractFileSystem, source: InputFile) -> pads.ParquetFi
 
 
 def inspect_csv(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
-    """Rows by parsing the whole file; types by its first block."""
+    """The file with rows, which needs parsing all of it, and with schema, from its first block."""
     with open_stream(fs, source.path) as stream:
         schema = _csv(stream).schema
-    counted = {schema.names[0]: pa.binary()}  # which every cell is
+    counted = {schema.names[0]: pa.binary()}  # a type that any value fits
     with open_stream(fs, source.path) as stream:
         rows = sum(batch.num_rows for batch in _csv(stream, counted))
     return replace(source, rows=rows, schema=schema)
@@ -58,21 +58,21 @@ def inspect_csv(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
 def csv_batches(
     fs: fsspec.AbstractFileSystem, source: InputFile, row_groups: tuple[int, ...] | None, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
-    """All rows, in the types that were found when the file was inspected."""
+    """All rows, in the types of the file's schema."""
     types = {column: source.schema.field(column).type for column in columns}
     with open_stream(fs, source.path) as stream:
         yield from bounded(_csv(stream, types), source.size / max(1, source.rows))
 
 
 def _csv(stream: object, types: Mapping[str, pa.DataType] | None = None) -> csv.CSVStreamingReader:
-    """Only columns that have a type, or, where that is None, all of the types that the first block suggests."""
+    """A reader of the columns in `types`; None: of all columns, with types from the first block."""
     parse = csv.ParseOptions(newlines_in_values=True)  # in quotes
     convert = csv.ConvertOptions(include_columns=list(types), column_types=types) if types is not None else None
     return csv.open_csv(stream, parse_options=parse, convert_options=convert)
 
 
 def inspect_jsonl(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
-    """Rows by parsing the whole file; columns and their types by its first block."""
+    """The file with rows, which needs parsing all of it, and with schema, from its first block."""
     with open_stream(fs, source.path) as stream:
         schema = _jsonl(stream).schema
     with open_stream(fs, source.path) as stream:
@@ -83,14 +83,14 @@ def inspect_jsonl(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile
 def jsonl_batches(
     fs: fsspec.AbstractFileSystem, source: InputFile, row_groups: tuple[int, ...] | None, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
-    """All rows, in the types that were found when the file was inspected; null where a line lacks a column."""
+    """All rows, in the types of the file's schema; null where a line lacks a column."""
     fields = [source.schema.field(column) for column in columns]
     with open_stream(fs, source.path) as stream:
         yield from bounded(_jsonl(stream, fields), source.size / max(1, source.rows))
 
 
 def _jsonl(stream: object, fields: Sequence[pa.Field] | None = None) -> json.JSONStreamingReader:
-    """Only `fields`, or, where that is None, what the first block holds."""
+    """A reader of `fields`; None: of the columns in the first block."""
     parse = json.ParseOptions()
     if fields is not None:
         parse = json.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")

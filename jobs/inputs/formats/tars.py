@@ -1,4 +1,4 @@
-"""WebDataset tars: consecutive members with the same name up to its first dot are one row, a column per extension."""
+"""WebDataset tars: consecutive members with the same name before the first dot are one row, with a column per extension."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ KINDS = {"audio": AUDIO, "image": IMAGES, "text": TEXT, "video": VIDEO}
 
 
 def columns_of_kind(argument: str, columns: Sequence[str]) -> list[str]:
-    """Columns that an argument such as `image` or `images` may mean; `jpg` rather than `mask.jpg`."""
+    """The columns that may be an argument such as `image` or `images`; `jpg` rather than `mask.jpg`."""
     kind = KINDS.get(argument.removesuffix("s"), frozenset())
     fitting = [column for column in columns if _last(column) in kind]
     return [column for column in fitting if "." not in column] or fitting
 
 
 def inspect(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
-    """Rows and all extensions, by the members' headers.
+    """The file with rows and schema, from the members' headers: a column for each extension.
 
     Raises:
         ValueError: a sample holds a member twice.
-        tarfile.TarError: not a tar, or one that was cut.
+        tarfile.TarError: the file is not a tar, or is cut off.
     """
     rows, columns = 0, {KEY: pa.string()}
     for _, sample in _samples(fs, source.path, ()):
         rows += 1
-        # Bytes may be more than 2 GB.
+        # A batch of media may have more than 2 GB.
         columns |= {name: pa.string() if _last(name) in STRINGS else pa.large_binary() for name in sample}
     return replace(source, rows=rows, schema=pa.schema(columns))
 
@@ -51,12 +51,12 @@ def inspect(fs: fsspec.AbstractFileSystem, source: InputFile) -> InputFile:
 def batches(
     fs: fsspec.AbstractFileSystem, source: InputFile, row_groups: tuple[int, ...] | None, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
-    """All samples; null where one lacks a column, or holds text that is not UTF-8."""
+    """All samples as rows; null where a sample lacks a column or its text is not UTF-8."""
     schema = pa.schema([source.schema.field(column) for column in columns])
     held: list[dict[str, object]] = []
     size = 0
     for key, sample in _samples(fs, source.path, columns):
-        held.append({KEY: key, **{name: _cell(name, content) for name, content in sample.items()}})
+        held.append({KEY: key, **{name: _value(name, content) for name, content in sample.items()}})
         size += sum(map(len, sample.values()))
         if size >= READ_BYTES or len(held) == READ_ROWS:
             yield pa.RecordBatch.from_pylist(held, schema)
@@ -66,12 +66,12 @@ def batches(
 
 
 def _samples(fs: fsspec.AbstractFileSystem, path: str, wanted: Container[str]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
-    """Key, and content by extension; no content is read of members that are not wanted."""
+    """(key, extension -> content) of each sample; the content is empty for extensions that are not in `wanted`."""
     key, sample = "", dict[str, bytes]()
     with ExitStack() as opened:
         archive = opened.enter_context(_open(fs, path, opened))
         while (member := archive.next()) is not None:
-            archive.members = []  # type: ignore[attr-defined]  # or it would remember every one
+            archive.members = []  # type: ignore[attr-defined]  # or tarfile would keep every member
             name = NAME.fullmatch(member.name)
             if name is None or not member.isreg():
                 continue
@@ -88,13 +88,13 @@ def _samples(fs: fsspec.AbstractFileSystem, path: str, wanted: Container[str]) -
 
 
 def _open(fs: fsspec.AbstractFileSystem, path: str, opened: ExitStack) -> tarfile.TarFile:
-    """Compressed tars as a stream; others skip what is not wanted."""
+    """Opens a tar. A compressed one is read as a stream; in others unwanted content is skipped."""
     if compression(path):
         return tarfile.open(fileobj=opened.enter_context(open_stream(fs, path)), mode="r|")
     return tarfile.open(fileobj=opened.enter_context(fs.open(path, "rb")), mode="r:")
 
 
-def _cell(name: str, content: bytes) -> bytes | str | None:
+def _value(name: str, content: bytes) -> bytes | str | None:
     if _last(name) not in STRINGS:
         return content
     try:

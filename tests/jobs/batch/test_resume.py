@@ -1,5 +1,8 @@
 """The second run: what it opens, what it refuses, what it does again."""
 
+import json
+from importlib.metadata import version
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -18,6 +21,7 @@ from dray.jobs.batch.datasink import Sink, WriteTotals
 from dray.jobs.batch.datasource import tables
 from dray.jobs.batch.job import run
 from dray.jobs.cli import main
+from dray.jobs.verification.verify import verify
 from dray.pipelines.config import parse_config
 from dray.pipelines.errors import OutputError
 
@@ -77,12 +81,28 @@ def test_a_changed_file_is_refused_or_done_again(models, tmp_path):
     run(config)  # as it is now, it has not changed
 
 
-def test_other_versions_of_the_code_are_refused(models, tmp_path, monkeypatch):
-    write_texts(tmp_path / "in", builders.texts(4), 1)
-    run(parse_config(raw_text_job(models, tmp_path)))
-    monkeypatch.setattr("dray.jobs.outputs.fingerprint.version", lambda name: "4.0")
-    with pytest.raises(OutputError, match=r"version of transformers was '5\.\S+', not '4\.0'"):
-        run(parse_config(raw_text_job(models, tmp_path)))
+def test_another_version_of_transformers_goes_on_and_each_file_says_which_made_it(models, tmp_path):
+    write_texts(tmp_path / "in", builders.texts(8), 2)
+    config = parse_config(raw_text_job(models, tmp_path))
+    run(config)
+    recorded = tmp_path / "out/_dray/fingerprint.json"
+    earlier = {**json.loads(recorded.read_text()), "version of transformers": "4.0"}  # as dray 0.1 wrote it
+    recorded.write_text(json.dumps(earlier))
+    files = sorted((tmp_path / "out/data/status=ok").iterdir())
+    table = pq.ParquetFile(files[0]).read()
+    made = json.dumps({"transformers": "5.0.0"})
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, "dray.versions": made}), files[0])
+    pq.write_table(pa.table({"text": ["one more"], "n": [8]}), tmp_path / "in/new.parquet")
+    summary = run(config)
+    assert summary.rows_ok == 1
+    assert summary.versions["transformers"] == version("transformers")
+    found = verify(config, sample=2)
+    assert found.problems == []
+    (line,) = [text for name, text in found.rows if name == "versions"]
+    others = len(list((tmp_path / "out/data/status=ok").iterdir())) - 1
+    here = version("transformers")
+    files_here = f"{others} file{'s' if others > 1 else ''}"
+    assert line == f"transformers 5.0.0 (1 file), {here} ({files_here}); compared with {here}"
 
 
 def test_damaged_files_are_reported_and_the_rest_is_done(models, tmp_path):
