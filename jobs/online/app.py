@@ -1,4 +1,4 @@
-"""The service's HTTP interface, without what runs it."""
+"""The HTTP interface of the service, as an app of FastAPI."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dray.pipelines.media.admission import Admission
 from dray.pipelines.online.service import Service
 from dray.pipelines.protocols import huggingface
 
-RETRY_S = 1  # after which a client that was sent away may come again
-TOO_MUCH = (LimitError.__name__, "OutOfMemoryError", "MemoryError")  # kinds of errors of items that fit nowhere here
-CLOSED = 499  # a client that has hung up; the status that proxies log for it
+RETRY_S = 1  # value of Retry-After for a client that was refused
+TOO_MUCH = (LimitError.__name__, "OutOfMemoryError", "MemoryError")  # kinds of errors of items that are too large
+CLOSED = 499  # status for a client that has closed the connection, as proxies log it
 
 log = logging.getLogger("dray")
 
@@ -32,11 +32,11 @@ def make_app(
     """The app of one model.
 
     Args:
-        service: answers.
-        config: its `serve` section sets the limits.
-        name: by which clients call the model.
-        keys: one of which a client must have; with none, everybody is let in.
-        told: hears of every request: its route, status and seconds.
+        service: runs the model.
+        config: the config, whose `serve` section sets the limits.
+        name: the model's name for clients.
+        keys: API keys; a client must send one of them, unless there are none.
+        told: called after every request with its route, status and seconds.
     """
     app = FastAPI(title=f"dray: {name}", description=f"{service.task.name} with {name}")
     admission = Admission(tuple(config.serve.urls), config.serve.max_bytes)
@@ -49,23 +49,23 @@ def make_app(
 
     @app.get("/healthz")
     async def healthz() -> dict[str, object]:
-        """Whether the model is loaded: nothing answers before."""
+        """The state of the service; it answers only once the model is loaded."""
         return {"status": "ok", "model": name, "task": service.task.name, "under_way": service.under_way}
 
     @app.post("/", openapi_extra=taking(huggingface.SCHEMA))
     async def infer(request: Request) -> Response:
-        """Hugging Face's inference protocol: {"inputs": ..., "parameters": {...}}, or a medium as it is."""
+        """Hugging Face's inference protocol: {"inputs": ..., "parameters": {...}}, or the bytes of a media file."""
         body = await body_of(request, config.serve.max_bytes)
-        asked = await huggingface.read_request(service.task, body, request.headers.get("content-type", ""), admission)
-        if asked.stream:
-            return await _streamed(request, service, asked)
-        predictions = [outcome.prediction for outcome in await outcomes(request, service, asked.items)]
-        content, kind = huggingface.answer_of(service.task, asked, predictions)
+        inference = await huggingface.read_request(service.task, body, request.headers.get("content-type", ""), admission)
+        if inference.stream:
+            return await _streamed(request, service, inference)
+        predictions = [outcome.prediction for outcome in await outcomes(request, service, inference.items)]
+        content, kind = huggingface.answer_of(service.task, inference, predictions)
         return Response(content, media_type=kind)
 
     @app.post("/models/{model:path}", openapi_extra=taking(huggingface.SCHEMA))
     async def infer_by_name(model: str, request: Request) -> Response:
-        """The same for the model of that name."""
+        """As `/`, for the model of that name."""
         if model.removesuffix(f"/pipeline/{service.task.name}") != name:
             raise RequestError(f"no such model here: {model[:200]}; there is {name}", 404)
         return await infer(request)
@@ -75,12 +75,12 @@ def make_app(
     return app
 
 
-async def _streamed(request: Request, service: Service, asked: huggingface.InferenceRequest) -> Response:
-    """Generated text as Hugging Face's client reads it: an event for each piece, the last with the whole text."""
-    are_several = any(asked.items[0].options.get(name) not in (None, 1) for name in ("num_return_sequences", "num_beams"))
-    if asked.is_list or are_several or "chat/completions" not in service.task.endpoints:
+async def _streamed(request: Request, service: Service, inference: huggingface.InferenceRequest) -> Response:
+    """Generated text for Hugging Face's client: an event for each piece, and one with the whole text at the end."""
+    are_several = any(inference.items[0].options.get(name) not in (None, 1) for name in ("num_return_sequences", "num_beams"))
+    if inference.is_list or are_several or "chat/completions" not in service.task.endpoints:
         raise RequestError("stream: one text is generated at a time, and one answer to it")
-    stream = TextStream(service, asked.items[0])
+    stream = TextStream(service, inference.items[0])
     await stream.first_piece(request)
 
     async def events() -> AsyncIterator[bytes]:
@@ -90,12 +90,12 @@ async def _streamed(request: Request, service: Service, asked: huggingface.Infer
                 whole += piece
                 yield event(huggingface.stream_event(piece, None))
             yield event(huggingface.stream_event("", whole))
-        except DrayError as error:  # the answer has begun: there is no other place for it
+        except DrayError as error:  # the answer has begun, so its status cannot change
             yield event({"error": str(error)})
         finally:
             stream.cancel()
 
-    # Events that nobody begins to take, because the client has gone by then, are not ended by their own `finally`.
+    # If the client has left before the first event, the generator never starts and its `finally` does not run.
     return StreamingResponse(events(), media_type="text/event-stream", background=BackgroundTask(stream.cancel))
 
 
@@ -109,7 +109,7 @@ async def _busy(request: Request, error: Exception) -> Response:
 
 
 def _error(request: Request, message: str, status: int, headers: dict[str, str] | None = None) -> Response:
-    """In the form that the clients of the path read."""
+    """The answer to a failed request, in the form of the path's protocol."""
     if not request.url.path.startswith("/v1/"):
         return JSONResponse({"error": message}, status, headers)
     kind = "server_error" if status >= 500 else "invalid_request_error"
@@ -121,7 +121,7 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    """A fault of ours: the log has all of it, the client where to find it."""
+    """The answer to an unexpected error, which goes to the log; the client gets the request's name."""
     name = request.scope.get("state", {}).get("request_id")
     log.error("request %s failed", name, exc_info=error)
     return _error(request, f"the service has failed; its log knows more of request {name}", 500)

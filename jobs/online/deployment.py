@@ -1,4 +1,4 @@
-"""A config as an application of Ray Serve."""
+"""Makes an application of Ray Serve from a config."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dray.jobs.cluster.plan import THREADS
 from dray.pipelines.config import JobConfig, parse_config
 from dray.pipelines.errors import ConfigError
 
-KEYS = "DRAY_API_KEYS"  # environment variable: keys with commas between them, of which a client must have one
-GRACE_S = 50.0  # for which a replica that is to go finishes what it has; Serve waits for a minute
+KEYS = "DRAY_API_KEYS"  # environment variable: the API keys, separated by commas
+GRACE_S = 50.0  # how long a replica that is stopped may finish its requests; Serve waits for a minute
 
 
 @serve.deployment
 @serve.ingress()
 class Replica:
-    """One copy of the model, with the HTTP interface in the same process: a request takes one hop from Serve's proxy."""
+    """One copy of the model with the HTTP interface in the same process, so a request takes one hop from Serve's proxy."""
 
     def __init__(
         self, raw: dict[str, object], name: str, threads: int, keys: tuple[str, ...], listen: tuple[str, int] | None = None
@@ -28,10 +28,10 @@ class Replica:
 
         Args:
             raw: the config.
-            name: of the model.
-            threads: of torch; 0: as many as it takes.
-            keys: of which a client must have one, if there are any.
-            listen: (host, port) where no proxy is to stand between the clients and this replica.
+            name: the model's name.
+            threads: torch's number of threads; 0: torch's default.
+            keys: API keys; a client must send one of them, unless there are none.
+            listen: (host, port) at which the replica itself listens; None: behind Serve's proxy.
         """
         from dray.jobs.online.app import make_app
         from dray.jobs.online.http_server import HttpServer
@@ -45,23 +45,23 @@ class Replica:
         self._http_server = HttpServer(self._app, *listen, GRACE_S) if listen else None
 
     def __serve_build_asgi_app__(self) -> object:  # Serve's name for it
-        """Serve asks for the app once the replica is made."""
+        """The app; Serve calls this once the replica is made."""
         return self._app
 
     def check_health(self) -> None:
-        """Serve replaces a replica for which this raises."""
+        """Raises if the replica is broken; Serve then replaces it."""
         self._service.check()
         if self._http_server is not None:
             self._http_server.check()
 
     async def drain(self) -> None:
-        """Takes no new connections, and returns when what was under way is done."""
+        """Takes no new connections, and returns when all requests are finished."""
         if self._http_server is not None:
             await asyncio.to_thread(self._http_server.close)
 
 
 def build(config: JobConfig, listen: tuple[str, int] | None = None) -> Application:
-    """The application of a config, its one replica listening itself where `listen` says (host, port)."""
+    """The application of a config. With `listen`, a (host, port), its one replica listens there itself."""
     on_gpu = (config.engine.device == "auto" and _has_gpus()) or config.engine.device.startswith("cuda")
     threads = 0 if on_gpu else THREADS
     scaling: dict[str, object] = {"num_replicas": config.serve.min_replicas}

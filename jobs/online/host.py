@@ -1,4 +1,4 @@
-"""`dray serve CONFIG`: the application on a cluster, or on this machine, until it is told to stop."""
+"""`dray serve CONFIG`: runs the application on a cluster or on this machine until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ NAME = "dray"  # of the application
 
 
 def run(config: JobConfig, address: str | None = None) -> None:
-    """Serves until SIGINT or SIGTERM, and then finishes what is under way; on a cluster as `dray run` finds it.
+    """Serves until SIGINT or SIGTERM, and then finishes the requests under way. Finds the cluster as `dray run` does.
 
-    Where it starts a Ray of its own for one replica, that listens itself: Serve's proxy would add more than dray does.
+    If it starts Ray in this process for one replica, the replica listens itself, because Serve's proxy would take more time
+    than dray.
 
     Raises:
-        UsageError: the config cannot be served; found before a Ray of its own is started.
-        JobError: no replica comes up.
+        UsageError: the config cannot be served; in this process found before Ray is started.
+        JobError: no replica starts.
     """
-    found = resolved(address)
-    is_own = found == LOCAL and not ray.is_initialized()
+    cluster = resolved(address)
+    is_own = cluster == LOCAL and not ray.is_initialized()
     place = config.serve.host, config.serve.port or _free_port(config.serve.host)
     if is_own:
         _check(config)
     stop = _Stop()
-    with connected(found), contextlib.suppress(KeyboardInterrupt), stop.on_sigterm():
+    with connected(cluster), contextlib.suppress(KeyboardInterrupt), stop.on_sigterm():
         service = _Direct(config, place) if is_own and config.serve.max_replicas == 1 else _Proxied(config, place)
         url = service.start()
         print(f"serving {config.model or config.task} at {url}", flush=True)
@@ -51,80 +52,80 @@ def run(config: JobConfig, address: str | None = None) -> None:
 
 
 class _Stop:
-    """SIGTERM, as Ctrl-C: while the service is started it interrupts, later it ends the waiting."""
+    """Handles SIGTERM like Ctrl-C: while the service starts it interrupts, later it ends `wait`."""
 
     def __init__(self) -> None:
         self._stop, self._is_waiting = threading.Event(), False
 
     @contextlib.contextmanager
     def on_sigterm(self) -> Iterator[None]:
-        """Hears of it."""
+        """Handles SIGTERM within the block."""
 
-        def hear(number: int, frame: FrameType | None) -> None:
+        def stop(number: int, frame: FrameType | None) -> None:
             if not self._is_waiting:
                 raise KeyboardInterrupt
             self._stop.set()
 
-        before = signal.signal(signal.SIGTERM, hear)
+        before = signal.signal(signal.SIGTERM, stop)
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
 
     def wait(self) -> None:
-        """Until either."""
+        """Returns at SIGTERM or Ctrl-C."""
         self._is_waiting = True
         with contextlib.suppress(KeyboardInterrupt):
             self._stop.wait()
 
 
 class _Proxied:
-    """Replicas behind Serve's proxies, on a cluster that others may use."""
+    """Replicas behind Serve's proxies, on a cluster that other applications may use."""
 
     def __init__(self, config: JobConfig, place: tuple[str, int]) -> None:
         self._config, self._place = config, place
         self._was_running = _is_running()
 
     def start(self) -> str:
-        """Returns the URL. Raises JobError where no replica comes up; an application that was there before stays then."""
+        """Starts the service and returns its URL. Raises JobError if no replica starts; an earlier application then stays."""
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         application = build(self._config, self._listen())
-        was_there = self._was_running and NAME in serve.status().applications
+        existed = self._was_running and NAME in serve.status().applications
         try:
             self._start_serve()
             serve.run(application, name=NAME, route_prefix="/")
         except (RuntimeError, TimeoutError) as error:
-            said = _cause(error)
-            if not was_there:
+            cause = _cause(error)
+            if not existed:
                 self._delete()
-            raise JobError(f"the service does not come up: {said}") from None
+            raise JobError(f"the service does not come up: {cause}") from None
         except KeyboardInterrupt:
-            if not was_there:
+            if not existed:
                 self._give_up()
             raise
         host, port = self._address()
         return f"http://{host}:{port}"
 
     def stop(self) -> None:
-        """Its replicas finish first; others' applications stay."""
+        """Stops the service after its replicas have finished; other applications stay."""
         self._delete()
 
     def _listen(self) -> tuple[str, int] | None:
-        """Where the replica is to listen itself."""
+        """(host, port) at which the replica itself listens; None: behind the proxies."""
         return None
 
     def _start_serve(self) -> None:
         serve.start(http_options={"host": self._place[0], "port": self._place[1]})
 
     def _address(self) -> tuple[str, int]:
-        """Of Serve's proxies."""
+        """(host, port) of Serve's proxies."""
         place = serve_address()
         if place != self._place:
             print("Ray Serve was running on this cluster; serve.host and serve.port stay as they were then", file=sys.stderr)
         return place
 
     def _give_up(self) -> None:
-        """It is told to stop while it starts."""
+        """Stops the service while it is starting."""
         self._delete()
 
     def _delete(self) -> None:
@@ -137,16 +138,16 @@ class _Proxied:
 
 
 class _Direct(_Proxied):
-    """One replica that listens itself, on a Ray of this process's own."""
+    """One replica that listens itself, on a Ray in this process."""
 
     def stop(self) -> None:
-        """Takes no new connections, and finishes what it has."""
-        with contextlib.suppress(Exception):  # a replica that has died has nothing to finish
+        """Takes no new connections, finishes the requests under way, and stops the service."""
+        with contextlib.suppress(Exception):  # a dead replica has nothing to finish
             serve.get_app_handle(NAME).drain.remote().result(timeout_s=GRACE_S)
         super().stop()
 
     def _give_up(self) -> None:
-        """Ray ends with this process; to wait for a model that is being loaded would take long."""
+        """Does nothing: Ray ends with this process, and waiting for a model that is loading would take long."""
 
     def _listen(self) -> tuple[str, int] | None:
         return self._place
@@ -165,19 +166,19 @@ def _check(config: JobConfig) -> None:
 
 
 def _is_running() -> bool:
-    """Whether Ray Serve runs on the cluster already, for others perhaps; its proxies listen where they were told to."""
+    """Whether Ray Serve runs on the cluster already, possibly for other applications; its proxies keep their address."""
     return serve_controller() is not None
 
 
 def _refuse_taken(wanted: ServeConfig) -> None:
-    """Raises ConfigError where the port cannot be listened at."""
+    """Raises ConfigError if the port is taken or not allowed."""
     try:
         with socket.socket(_family(wanted.host)) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((wanted.host, wanted.port))
     except OSError as error:
-        said = error.strerror or type(error).__name__
-        raise ConfigError(f"serve.port: nobody can listen at {wanted.host}:{wanted.port}: {said}") from None
+        cause = error.strerror or type(error).__name__
+        raise ConfigError(f"serve.port: nobody can listen at {wanted.host}:{wanted.port}: {cause}") from None
 
 
 def _free_port(host: str) -> int:
@@ -191,7 +192,7 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 def _cause(error: BaseException) -> str:
-    """What a replica has said of why it does not start, or else what Serve says."""
+    """The reason why no replica starts: a replica's message, or else Serve's."""
     application = serve.status().applications.get(NAME)
     messages = [each.message for each in application.deployments.values()] if application else []
     lines = [line.strip() for text in [str(error), *messages] for line in text.splitlines() if line.strip()]

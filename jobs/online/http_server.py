@@ -1,4 +1,4 @@
-"""An app at a port of its own, in a thread: for the one replica that has no proxy before it."""
+"""An HTTP server in a thread, for the one replica that has no proxy in front of it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import time
 import uvicorn
 from fastapi import FastAPI
 
-UP_S = 30.0  # within which it must listen
+UP_S = 30.0  # the longest time until it listens
 
 
 class HttpServer:
-    """A server in this process."""
+    """An HTTP server in this process."""
 
     def __init__(self, app: FastAPI, host: str, port: int, grace_s: float) -> None:
-        """Returns when it listens.
+        """Starts the server; returns when it listens.
 
         Args:
-            app: answers.
-            host: to bind to.
-            port: to bind to.
-            grace_s: seconds in which it finishes what is under way when it is closed.
+            app: the app that answers.
+            host: the host to bind to.
+            port: the port to bind to.
+            grace_s: the longest time, in seconds, to finish requests when it is closed.
 
         Raises:
             RuntimeError: it cannot listen there.
@@ -38,12 +38,12 @@ class HttpServer:
         self.check()
 
     def check(self) -> None:
-        """Raises RuntimeError where it does not listen."""
+        """Raises RuntimeError if the server does not listen."""
         if not (self._server.started and self._thread.is_alive()):
             raise RuntimeError(f"nobody can listen at {self._place}")
 
     def close(self) -> None:
-        """Stops listening, and waits until what is under way is done."""
+        """Stops listening, and waits until all requests are finished."""
         self._server.should_exit = True
         self._thread.join()
 

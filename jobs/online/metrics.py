@@ -1,4 +1,4 @@
-"""What the service tells Prometheus, by way of Ray: on every node, at /metrics of the port that Ray exports metrics at."""
+"""The service's metrics for Prometheus. Ray exports them on every node, at /metrics of its metrics port."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHARES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0]
 
 
 class Metrics:
-    """Of one replica; Ray adds which. `model` is a tag of all."""
+    """The metrics of one replica. All have the tag `model`; Ray adds a tag for the replica."""
 
     def __init__(self, model: str) -> None:
         by_path, model_only = ("model", "path"), ("model",)
@@ -19,7 +19,7 @@ class Metrics:
         self._request_s = Histogram("dray_request_seconds", "from a request's arrival to its answer's end", SECONDS, by_path)
         self._queue_s = Histogram("dray_queue_wait_seconds", "for which a part that was ready waited", SECONDS, model_only)
         self._forward_s = Histogram("dray_forward_seconds", "of the model, for a batch", SECONDS, model_only)
-        self._fill = Histogram("dray_batch_fill", "parts of a batch, as a share of its room", SHARES, model_only)
+        self._fill = Histogram("dray_batch_fill", "parts of a batch, as a share of its capacity", SHARES, model_only)
         self._parts = Counter("dray_parts", "parts that the model has run", model_only)
         self._elements = Counter("dray_elements", "tokens, samples or pixels that the model was given", model_only)
         self._padded = Counter("dray_padded_elements", "the same with padding", model_only)
@@ -28,12 +28,12 @@ class Metrics:
             metric.set_default_tags(self._tags)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
-        """Notes a request; `path` is the route's, not the client's."""
+        """Adds a request. `path` is the path of the route, not the client's."""
         self._requests.inc(1, {**self._tags, "path": path, "status": str(status)})
         self._request_s.observe(seconds, {**self._tags, "path": path})
 
     def ran(self, batch: BatchStats) -> None:
-        """Notes a batch."""
+        """Adds a batch."""
         for waited in batch.waited_s:
             self._queue_s.observe(waited)
         self._forward_s.observe(batch.forward_s)

@@ -1,4 +1,4 @@
-"""What every request to the service passes first: its name, its key, and the line that is logged of it."""
+"""Middleware for every request to the service: request names, API keys, and the log."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OPEN = ("/healthz", "/ui")  # without a key; the page at /ui asks for one itself
-LONGEST_ID = 64  # characters of a request's name that clients may choose
+OPEN = ("/healthz", "/ui")  # paths without a key; the page at /ui has its own login
+LONGEST_ID = 64  # most characters of a request's name from a client
 
 Told = Callable[[str, int, float], None]
 Failed = Callable[[Request, Exception], Awaitable[Response]]
@@ -35,15 +35,15 @@ class RequestGuard:
         """Wraps an app.
 
         Args:
-            app: answers.
-            keys: one of which a client must have; with none, everybody is let in.
-            told: hears of every request: its route, status and seconds.
+            app: the app that answers.
+            keys: API keys; a client must send one of them, unless there are none.
+            told: called after every request with its route, status and seconds.
             failed: makes the answer to a request for which the app raises.
         """
         self._app, self._keys, self._told, self._failed = app, [key.encode() for key in keys], told, failed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """Handles one request, as ASGI defines it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -64,7 +64,7 @@ class RequestGuard:
             else:
                 await _refuse(named)
         except Exception as error:
-            if status or self._failed is None:  # an answer that has begun can only be broken off
+            if status or self._failed is None:  # an answer that has begun cannot be replaced
                 raise
             answer = await self._failed(Request(scope), error)
             await answer(scope, receive, named)
@@ -81,14 +81,14 @@ class RequestGuard:
             log.info(json.dumps(line))
 
     def _is_admitted(self, headers: dict[bytes, bytes]) -> bool:
-        """Takes as long for a wrong key as for a right one."""
+        """Whether the headers hold a valid key. Takes the same time for a wrong key as for a right one."""
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         matches = [hmac.compare_digest(given.strip(), key) for key in self._keys]
         return not self._keys or (scheme.lower() == b"bearer" and any(matches))
 
 
 def _name(headers: dict[bytes, bytes]) -> str:
-    """The client's name for the request where it is a plain one, or else one of ours."""
+    """The client's name for the request if it is short and plain, or else a new one."""
     given = headers.get(b"x-request-id", b"").decode("latin-1")
     is_plain = 0 < len(given) <= LONGEST_ID and given.isascii() and given.replace("-", "").replace("_", "").isalnum()
     return given if is_plain else uuid.uuid4().hex

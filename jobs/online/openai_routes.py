@@ -1,4 +1,4 @@
-"""OpenAI's paths under /v1, of the service of one model."""
+"""OpenAI's paths under /v1 for the service of one model."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ FORM = {
 
 
 def add(app: FastAPI, service: Service, admission: Admission, name: str) -> None:
-    """Adds the paths that the model's task has."""
+    """Adds the paths of the model's task to the app."""
     pipe, since = service.phases.pipe, time.time()
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """The one model there is."""
+        """The list of models, with the one model of the service."""
         return openai.models(name, since)
 
     if service.task.transcribes:
@@ -44,10 +44,10 @@ def add(app: FastAPI, service: Service, admission: Admission, name: str) -> None
         @app.post("/v1/embeddings", openapi_extra=taking(openai.Embed.model_json_schema()))
         async def embeddings(request: Request) -> Response:
             """A vector for each text."""
-            asked = openai.read(openai.Embed, parsed(await body_of(request, admission.max_bytes)), name)
-            found = await outcomes(request, service, openai_vectors.embedding_items(pipe, asked))
-            tokens = round(sum(outcome.meter.elements for outcome in found))
-            return JSONResponse(openai_vectors.embeddings(asked, name, [outcome.prediction for outcome in found], tokens))
+            body = openai.read(openai.Embed, parsed(await body_of(request, admission.max_bytes)), name)
+            done = await outcomes(request, service, openai_vectors.embedding_items(pipe, body))
+            tokens = round(sum(outcome.meter.elements for outcome in done))
+            return JSONResponse(openai_vectors.embeddings(body, name, [outcome.prediction for outcome in done], tokens))
 
     elif "chat/completions" in service.task.endpoints:
         _add_text(app, service, admission, name)
@@ -60,12 +60,12 @@ def add(app: FastAPI, service: Service, admission: Admission, name: str) -> None
 def _add_speech(app: FastAPI, service: Service, admission: Admission, name: str) -> None:
     async def answer(request: Request, translate: bool) -> Response:
         sent, audio = await _form(request, admission.max_bytes)
-        asked = openai.read(openai.Transcribe, sent, name)
+        body = openai.read(openai.Transcribe, sent, name)
         settings: Any = service.config.parameters.get("generate_kwargs") or {}
-        items = openai_speech.transcriptions(service.phases.pipe, asked, audio, translate, settings)
-        found = await outcomes(request, service, list(items.values()))
-        predictions = {kind: outcome.prediction for kind, outcome in zip(items, found, strict=True)}
-        content = openai_speech.transcript(asked, predictions, found[0].meter.audio_seconds, translate)  # type: ignore[arg-type]
+        items = openai_speech.transcriptions(service.phases.pipe, body, audio, translate, settings)
+        done = await outcomes(request, service, list(items.values()))
+        predictions = {kind: outcome.prediction for kind, outcome in zip(items, done, strict=True)}
+        content = openai_speech.transcript(body, predictions, done[0].meter.audio_seconds, translate)  # type: ignore[arg-type]
         return PlainTextResponse(content) if isinstance(content, str) else JSONResponse(content)
 
     @app.post("/v1/audio/transcriptions", openapi_extra=taking(FORM, "multipart/form-data"))
@@ -82,11 +82,11 @@ def _add_speech(app: FastAPI, service: Service, admission: Admission, name: str)
 def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -> None:
     pipe = service.phases.pipe
 
-    async def streamed(request: Request, item: Item, asked: openai.Chat | openai.Complete, limit: int | None) -> Response:
-        stream, answer = TextStream(service, item), openai_text.Answer(asked.stops, limit, pipe)
+    async def streamed(request: Request, item: Item, body: openai.Chat | openai.Complete, limit: int | None) -> Response:
+        stream, answer = TextStream(service, item), openai_text.Answer(body.stops, limit, pipe)
         await stream.first_piece(request)
-        pieces = openai_text.Pieces(name, is_chat=isinstance(asked, openai.Chat))
-        with_usage = bool((asked.stream_options or {}).get("include_usage"))
+        pieces = openai_text.Pieces(name, is_chat=isinstance(body, openai.Chat))
+        with_usage = bool((body.stream_options or {}).get("include_usage"))
 
         async def events() -> AsyncIterator[bytes]:
             try:
@@ -103,7 +103,7 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
                 for last in pieces.last(answer, tokens, with_usage):
                     yield event(last)
                 yield b"data: [DONE]\n\n"
-            except DrayError as error:  # the answer has begun: there is no other place for it
+            except DrayError as error:  # the answer has begun, so its status cannot change
                 yield event({"error": {"message": str(error), "type": "server_error", "param": None, "code": None}})
             finally:
                 stream.cancel()
@@ -113,34 +113,34 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
     @app.post("/v1/chat/completions", openapi_extra=taking(openai.Chat.model_json_schema()))
     async def chat(request: Request) -> Response:
         """The next message of a conversation."""
-        asked = openai.read(openai.Chat, parsed(await body_of(request, admission.max_bytes)), name)
-        item = await openai_text.chat_item(asked, admission)
+        body = openai.read(openai.Chat, parsed(await body_of(request, admission.max_bytes)), name)
+        item = await openai_text.chat_item(body, admission)
         limit = service.phases.most_tokens(item)
-        if asked.stream:
-            if asked.n > 1:
+        if body.stream:
+            if body.n > 1:
                 raise RequestError("n: one answer at a time is streamed")
-            return await streamed(request, item, asked, limit)
-        (found,) = await outcomes(request, service, [item])
-        choices = openai_text.choices_of_chat(pipe, asked, found.prediction, limit)  # type: ignore[arg-type]
-        return JSONResponse(openai_text.chat_answer(name, choices, round(found.meter.elements)))
+            return await streamed(request, item, body, limit)
+        (outcome,) = await outcomes(request, service, [item])
+        choices = openai_text.choices_of_chat(pipe, body, outcome.prediction, limit)  # type: ignore[arg-type]
+        return JSONResponse(openai_text.chat_answer(name, choices, round(outcome.meter.elements)))
 
     @app.post("/v1/completions", openapi_extra=taking(openai.Complete.model_json_schema()))
     async def completions(request: Request) -> Response:
-        """How texts go on."""
-        asked = openai.read(openai.Complete, parsed(await body_of(request, admission.max_bytes)), name)
-        items = openai_text.completion_items(asked)
+        """The continuation of texts."""
+        body = openai.read(openai.Complete, parsed(await body_of(request, admission.max_bytes)), name)
+        items = openai_text.completion_items(body)
         limit = service.phases.most_tokens(items[0])
-        if asked.stream:
-            if asked.n > 1 or len(items) > 1:
+        if body.stream:
+            if body.n > 1 or len(items) > 1:
                 raise RequestError("n, prompt: one answer at a time is streamed")
-            return await streamed(request, items[0], asked, limit)
-        found = await outcomes(request, service, items)
-        choices = openai_text.choices_of_completion(pipe, asked, items, [each.prediction for each in found], limit)
-        return JSONResponse(openai_text.completion_answer(name, choices, round(sum(each.meter.elements for each in found))))
+            return await streamed(request, items[0], body, limit)
+        done = await outcomes(request, service, items)
+        choices = openai_text.choices_of_completion(pipe, body, items, [each.prediction for each in done], limit)
+        return JSONResponse(openai_text.completion_answer(name, choices, round(sum(each.meter.elements for each in done))))
 
 
 async def _form(request: Request, most: int) -> tuple[dict[str, Any], bytes]:
-    """(fields, content of `file`) of a multipart form. Raises RequestError."""
+    """(fields, content of `file`) of a multipart form. Raises RequestError if it cannot be read or has no file."""
     body = await body_of(request, most)
     try:
         form: FormData = await Request(request.scope, replayed(body, request.receive)).form(
@@ -148,7 +148,7 @@ async def _form(request: Request, most: int) -> tuple[dict[str, Any], bytes]:
         )
     except MultiPartException as error:
         raise RequestError(f"the form cannot be read: {error.message}") from None
-    except Exception as error:  # starlette wraps it where an app is in the scope
+    except Exception as error:  # starlette wraps the error if an app is in the scope
         raise RequestError(f"the form cannot be read: {getattr(error, 'detail', type(error).__name__)}") from None
     try:
         file = form.get("file")

@@ -1,4 +1,4 @@
-"""How routes work with requests: bodies of bounded size, work that ends when the client does, text as it comes."""
+"""What the routes share: bodies of bounded size, work that is cancelled with its client, streams of text."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from dray.pipelines.online.service import Service
 from dray.pipelines.phases.item import Item
 
 T = TypeVar("T")
-AT_ONCE = 64  # items of one request that are under way
+AT_ONCE = 64  # most items of one request that run at once
 
 
 class CancelledRequest(Exception):
-    """The client has hung up."""
+    """The client has closed the connection."""
 
 
 def taking(schema: Mapping[str, Any], kind: str = "application/json") -> dict[str, Any]:
-    """For the OpenAPI document: a route that takes a body of that schema, and reads it itself."""
+    """The entry in the OpenAPI document for a route that reads a body of that schema itself."""
     statuses = {"401": "no valid key", "413": "too large", "422": "not valid", "503": "too much to do; come again"}
     return {
         "requestBody": {"required": True, "content": {kind: {"schema": dict(schema)}}},
-        "responses": {status: {"description": said} for status, said in statuses.items()},
+        "responses": {status: {"description": text} for status, text in statuses.items()},
     }
 
 
 async def body_of(request: Request, most: int) -> bytes:
-    """The body. Raises RequestError as soon as it is too large."""
+    """The body of a request. Raises RequestError as soon as it has more than `most` bytes."""
     body = bytearray()
     async for block in request.stream():
         body += block
@@ -45,7 +45,7 @@ async def body_of(request: Request, most: int) -> bytes:
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:
-    """Gives a body that was read once more, and then what comes after it."""
+    """An ASGI `receive` that gives a body again which was already read, and then the messages after it."""
     sent = False
 
     async def again() -> Message:
@@ -59,7 +59,7 @@ def replayed(body: bytes, receive: Receive) -> Receive:
 
 
 async def outcomes(request: Request, service: Service, items: Sequence[Item]) -> list[Outcome]:
-    """The outcomes of a request's items. When one fails, or the client hangs up (CancelledRequest), the rest is cancelled."""
+    """The outcomes of a request's items. If one fails, or the client disconnects (CancelledRequest), the rest is cancelled."""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(item: Item) -> Outcome:
@@ -75,21 +75,21 @@ async def outcomes(request: Request, service: Service, items: Sequence[Item]) ->
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """What `work` gives; it is cancelled when the client hangs up, and then CancelledRequest is raised."""
-    working, hanging_up = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
+    """The result of `work`. Cancels it and raises CancelledRequest if the client disconnects."""
+    working, disconnect = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait({working, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise CancelledRequest
         return working.result()
     finally:
-        for task in (working, hanging_up):
+        for task in (working, disconnect):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
 
 
-async def _hung_up(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -98,25 +98,25 @@ class TextStream:
     """The text of one item as it is generated."""
 
     def __init__(self, service: Service, item: Item) -> None:
-        """The model is asked at once."""
+        """Starts the work at once."""
         from dray.pipelines.batching.parts import TextCallback
 
         loop, self._pieces = asyncio.get_running_loop(), asyncio.Queue[str | None]()
 
-        def hear(piece: str) -> None:
+        def on_text(piece: str) -> None:
             loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
 
-        self._on_text = TextCallback(hear)
+        self._on_text = TextCallback(on_text)
         self._work = asyncio.ensure_future(service.outcome(replace(item, on_text=self._on_text)))
         self._work.add_done_callback(lambda _: self._pieces.put_nowait(None))
         self._first: str | None = None
 
     async def first_piece(self, request: Request) -> None:
-        """Returns when there is a first piece, or nothing to tell.
+        """Returns when the first piece is there, or when the text has ended without one.
 
         Raises:
-            CancelledRequest: the client has hung up.
-            Exception: what the model or its queue raises before that.
+            CancelledRequest: the client has disconnected.
+            Exception: an error of the model or its queue before the first piece.
         """
         try:
             self._first = await while_connected(request, self._pieces.get())
@@ -127,7 +127,7 @@ class TextStream:
             raise
 
     async def pieces(self) -> AsyncIterator[str]:
-        """The text. Raises what the model raises."""
+        """The pieces of the text. Raises the model's errors."""
         piece = self._first
         while piece is not None:
             yield piece
@@ -135,15 +135,15 @@ class TextStream:
         await self._work
 
     async def outcome(self) -> Outcome:
-        """Of the item, when it is done."""
+        """The outcome of the item, when it is done."""
         return await self._work
 
     def cancel(self) -> None:
-        """Nobody listens any more; the model need not go on."""
+        """Stops the model's work on the item."""
         self._on_text.is_cancelled = True
         self._work.cancel()
 
 
 def event(content: object) -> bytes:
-    """A server-sent event."""
+    """The bytes of a server-sent event."""
     return b"data: " + json.dumps(content).encode() + b"\n\n"

@@ -1,4 +1,4 @@
-"""The page at /ui: a field for each argument of the task, and the prediction as people read it. Made with Gradio."""
+"""The page at /ui, made with Gradio: a field for each argument of the task, and a readable view of the prediction."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ MEDIA_FIELDS: Mapping[object, str] = {
     recording: "audio", samples: "audio", image: "image", images: "image", video: "video"
 }  # fmt: skip
 KINDS = "srt", "vtt"  # of subtitles
-SHOWN = 10  # labels at most
-CACHED_S = 3600  # for which Gradio keeps what was sent and shown
-KEPT_S = 600.0  # for which a file that was made for the page is kept
+SHOWN = 10  # most labels
+CACHED_S = 3600  # how long Gradio keeps uploads and results
+KEPT_S = 600.0  # how long files made for the page are kept
 
-Values = Mapping[str, Any]  # argument -> what the page's field holds
+Values = Mapping[str, Any]  # argument -> value of the page's field
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class View:
     """How predictions are shown.
 
     Attributes:
-        components: that show one.
-        show: (prediction, the fields' values) -> a value for each of them.
+        components: the components that show a prediction.
+        show: (prediction, the fields' values) -> a value for each component.
     """
 
     components: Sequence[Any]
@@ -55,9 +55,9 @@ class View:
 
 
 def add(app: FastAPI, service: Service, name: str, keys: Sequence[str], most: int) -> None:
-    """Adds the page; where Gradio is missing, one that says so. With keys it asks for one, as the password.
+    """Adds the page; if Gradio is not installed, one that says so. With `keys` a user needs one, as the password.
 
-    `most`: bytes of a file that is sent.
+    `most`: most bytes of an uploaded file.
     """
     try:
         import gradio
@@ -70,24 +70,24 @@ def add(app: FastAPI, service: Service, name: str, keys: Sequence[str], most: in
         return
 
     def is_known(user: str, password: str) -> bool:
-        matches = [hmac.compare_digest(password.encode(), key.encode()) for key in keys]  # all, for the same time
+        matches = [hmac.compare_digest(password.encode(), key.encode()) for key in keys]  # compares all, to take the same time
         return any(matches)
 
     lock = {"auth": is_known, "auth_message": "Any name; the password is an API key."} if keys else {}
-    # Without root_path the files that it shows have addresses that lack the /ui.
+    # Without root_path the URLs of files lack the /ui.
     app.add_middleware(UiGuard)
     gradio.mount_gradio_app(app, make_page(service, name), PATH, root_path=PATH, max_file_size=most, **lock)
 
 
 def make_page(service: Service, name: str) -> Any:  # noqa: ANN401  # gradio.Blocks
-    """The page."""
+    """The page, as a Blocks of Gradio."""
     import gradio as gr
 
     fields = {argument: _field(service, argument) for argument in _shown(service)}
     view = view_of(service)
 
-    async def answer(*given: Any) -> Sequence[object]:  # noqa: ANN401  # what fields hold
-        values = dict(zip(fields, given, strict=True))
+    async def answer(*entered: Any) -> Sequence[object]:  # noqa: ANN401  # values of fields
+        values = dict(zip(fields, entered, strict=True))
         try:
             prediction = (await service.outcome(item_of(service, values))).prediction
         except DrayError as error:
@@ -96,7 +96,9 @@ def make_page(service: Service, name: str) -> Any:  # noqa: ANN401  # gradio.Blo
         return shown if len(view.components) > 1 else shown[0]  # type: ignore[return-value]
 
     with gr.Blocks(title=f"dray: {name}", analytics_enabled=False, delete_cache=(CACHED_S, CACHED_S)) as page:
-        gr.Markdown(f"# {service.task.name}\n{name}, served by dray. Programs ask at `/`, see [the interface](/docs).")
+        gr.Markdown(
+            f"# {service.task.name}\n{name}, served by dray. Programs send requests to `/`, see [the interface](/docs)."
+        )
         with gr.Row():
             with gr.Column():
                 for field in fields.values():
@@ -106,29 +108,29 @@ def make_page(service: Service, name: str) -> Any:  # noqa: ANN401  # gradio.Blo
                 for component in view.components:
                     component.render()
         button.click(answer, list(fields.values()), list(view.components), queue=False, api_visibility="private")
-    page.has_launched = True  # which Gradio sets where it runs the server itself: until then it opens any file
+    page.has_launched = True  # Gradio opens any file until this is set, and sets it only if it runs the server itself
     return page
 
 
 def item_of(service: Service, values: Values) -> Item:
-    """What the fields hold, as an item. Media are read here: a path is one of Gradio's own. Raises DrayError."""
-    given: dict[str, object] = {}
+    """The values of the fields as an item. Reads media from Gradio's uploads. Raises DrayError if all fields are empty."""
+    arguments: dict[str, object] = {}
     options: dict[str, object] = {}
     for argument, value in values.items():
         if argument == LABELS:
             options[LABELS] = [label.strip() for label in str(value).split(",") if label.strip()]
         elif value not in (None, ""):
-            given[argument] = Path(value).read_bytes() if _kind(service, argument) != "text" else str(value)
-    if not given:
+            arguments[argument] = Path(value).read_bytes() if _kind(service, argument) != "text" else str(value)
+    if not arguments:
         raise DrayError("there is nothing to work on yet")
     if service.task.transcribes:
         options |= _timestamps(service)
-    return Item(given, options)
+    return Item(arguments, options)
 
 
 def _timestamps(service: Service) -> dict[str, object]:
     pipe = service.phases.pipe
-    if pipe.type == "seq2seq" or "return_timestamps" in service.config.parameters:  # other models know no times
+    if pipe.type == "seq2seq" or "return_timestamps" in service.config.parameters:  # other models give no times
         return {}
     return {"return_timestamps": True if pipe.type == "seq2seq_whisper" else "word"}
 
@@ -139,7 +141,7 @@ def _shown(service: Service) -> list[str]:
 
 
 def _kind(service: Service, argument: str) -> str:
-    """audio, image, video or text."""
+    """The kind of an argument: audio, image, video or text."""
     return MEDIA_FIELDS.get(service.task.arguments[argument], "text")
 
 
@@ -161,13 +163,15 @@ def _field(service: Service, argument: str) -> Any:  # noqa: ANN401  # a compone
 
 
 def view_of(service: Service) -> View:
-    """How predictions of the service's task are shown."""
+    """The view of predictions of the service's task; JSON for tasks without a view of their own."""
     make = VIEWS.get(service.task.view)
-    return make() if make else View([_component("JSON", "Prediction")], lambda found, values: [json.loads(plain_json(found))])
+    if make:
+        return make()
+    return View([_component("JSON", "Prediction")], lambda prediction, values: [json.loads(plain_json(prediction))])
 
 
 def _component(kind: str, label: str, name: str = "found", **options: object) -> Any:  # noqa: ANN401  # a component
-    """One of Gradio's, to be placed later."""
+    """A component of Gradio, to be placed later."""
     import gradio as gr
 
     return getattr(gr, kind)(label=label, render=False, elem_id=name, **options)
@@ -188,32 +192,32 @@ def _scores_view() -> View:
 
 
 def _ranking_view() -> View:
-    return View([_labels()], lambda found, values: [dict(zip(found["labels"], found["scores"], strict=True))])
+    return View([_labels()], lambda ranking, values: [dict(zip(ranking["labels"], ranking["scores"], strict=True))])
 
 
 def _boxes_view() -> View:
-    return View([_component("AnnotatedImage", "TuningResult")], _boxes)
+    return View([_component("AnnotatedImage", "Objects")], _boxes)
 
 
 def _segments_view() -> View:
-    return View([_component("AnnotatedImage", "TuningResult")], _segments)
+    return View([_component("AnnotatedImage", "Segments")], _segments)
 
 
 def _entities_view() -> View:
     component = _component("HighlightedText", "Entities")
-    return View([component], lambda found, values: [{"text": values["text"], "entities": list(map(_entity, found))}])
+    return View([component], lambda entities, values: [{"text": values["text"], "entities": list(map(_entity, entities))}])
 
 
 def _text_view() -> View:
-    return View([_component("Textbox", "Text", "text", lines=8)], lambda found, values: [_written(found)])
+    return View([_component("Textbox", "Text", "text", lines=8)], lambda prediction, values: [_generated(prediction)])
 
 
 def _sound_view() -> View:
-    return View([_component("Audio", "Sound", "player")], lambda found, values: [_file(found["audio"], "sound.flac")])
+    return View([_component("Audio", "Sound", "player")], lambda prediction, values: [_file(prediction["audio"], "sound.flac")])
 
 
 def _depth_view() -> View:
-    return View([_component("Image", "Depth")], lambda found, values: [_picture(found["depth"])])
+    return View([_component("Image", "Depth")], lambda prediction, values: [_picture(prediction["depth"])])
 
 
 VIEWS: Mapping[str, Callable[[], View]] = {
@@ -266,11 +270,11 @@ def _segments(prediction: Any, values: Values) -> Sequence[object]:  # noqa: ANN
     return [(values["image"], [(np.asarray(_picture(each["mask"])) > 0, str(each["label"])) for each in prediction])]
 
 
-def _entity(found: Mapping[str, Any]) -> dict[str, object]:
-    return {"entity": found.get("entity_group", found.get("entity")), "start": found["start"], "end": found["end"]}
+def _entity(entity: Mapping[str, Any]) -> dict[str, object]:
+    return {"entity": entity.get("entity_group", entity.get("entity")), "start": entity["start"], "end": entity["end"]}
 
 
-def _written(prediction: Any) -> str:  # noqa: ANN401  # records
+def _generated(prediction: Any) -> str:  # noqa: ANN401  # records
     text = prediction[0]["generated_text"]
     return str(text[-1]["content"] if isinstance(text, list) else text)
 
@@ -282,7 +286,7 @@ def _picture(value: Any) -> Image.Image:  # noqa: ANN401  # a picture, or encode
 
 
 def _file(content: bytes, name: str) -> str:
-    """A file that Gradio may hand out: it takes a copy at once. Those of some time ago are deleted."""
+    """The path of a new file for Gradio, which copies it at once. Deletes files that are older than KEPT_S."""
     folder = Path(tempfile.gettempdir()) / f"dray-ui-{os.getpid()}"
     for old in folder.glob("*"):
         if time.time() - old.stat().st_mtime > KEPT_S:

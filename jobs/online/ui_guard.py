@@ -1,4 +1,4 @@
-"""What every request to the page at /ui passes first."""
+"""Middleware for requests to the page at /ui."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from dray.jobs.online.requests import body_of, replayed
 from dray.pipelines.errors import RequestError
 
 PATH = "/ui"
-MOST_BYTES = 1 << 20  # of what is sent to the page, files aside
+MOST_BYTES = 1 << 20  # of a request's body, except for uploads
 
 
 class UiGuard:
-    """Middleware of the page: what is sent to it is small and names no file but one that was sent to it before.
+    """Middleware of the page: it admits only small bodies, which name no files but uploaded ones.
 
-    Gradio would read a whole body before it asks who sends it, fetch any public URL for a client, and open any file.
+    Without it Gradio reads a whole body before it checks the login, fetches any public URL for a client, and opens any file.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """Handles one request, as ASGI defines it."""
         path = str(scope.get("path", ""))
         if scope["type"] != "http" or not (path == PATH or path.startswith(f"{PATH}/")):
             await self._app(scope, receive, send)
@@ -36,7 +36,7 @@ class UiGuard:
         if ":/" in path or "/proxy=" in path:
             await PlainTextResponse("the page shows nothing of other servers\n", 403)(scope, receive, send)
             return
-        if scope["method"] == "POST" and not path.endswith("/upload"):  # of which Gradio bounds the size
+        if scope["method"] == "POST" and not path.endswith("/upload"):  # Gradio limits their size
             try:
                 body = await body_of(Request(scope, receive), MOST_BYTES)
                 _refuse_paths(body)
@@ -48,7 +48,7 @@ class UiGuard:
 
 
 def _refuse_paths(body: bytes) -> None:
-    """Raises RequestError where JSON names a file that is no upload: Gradio knows those by where they are."""
+    """Raises RequestError if JSON names a file outside of Gradio's folder of uploads."""
     uploads = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio").resolve()
     try:
         waiting: list[object] = [json.loads(body)]

@@ -118,7 +118,7 @@ class Folder:
     def create(self, name: str, content: str) -> bool:
         """Writes a file if there is none yet. Returns whether this call wrote it; of several calls at once one succeeds.
 
-        The content must be unique to the caller: if the storage's answer is lost, the caller recognises its file by the content.
+        The content must be unique to the caller: if the storage's answer is lost, the caller knows its file by the content.
         """
         path = posixpath.join(self.path, name)
         try:

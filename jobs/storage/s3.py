@@ -1,4 +1,4 @@
-"""An S3 filesystem that retries single requests. (Other filesystems retry whole calls, see folder.py.)
+"""An S3 filesystem that retries single requests; other filesystems retry whole calls, see folder.py.
 
 `install` registers it in place of s3fs's. It retries requests and continues the bodies of answers where a connection broke.
 Its class is made at its first use, because importing s3fs takes long and local disk does not need it.
@@ -52,7 +52,7 @@ def __getattr__(name: str) -> type:
 
 
 class RetryingS3(_Filesystem):  # type: ignore[misc]  # fsspec is untyped
-    """s3fs's filesystem with retries in one place; s3fs and botocore have three, whose numbers multiply."""
+    """s3fs's filesystem with retries in one place instead of three, whose numbers would multiply."""
 
     retries = 1
 

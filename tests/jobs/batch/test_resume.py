@@ -91,7 +91,7 @@ def test_another_version_of_transformers_goes_on_and_each_file_says_which_made_i
     files = sorted((tmp_path / "out/data/status=ok").iterdir())
     table = pq.ParquetFile(files[0]).read()
     made = json.dumps({"transformers": "5.0.0"})
-    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, "dray.versions": made}), files[0])
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"dray.versions": made}), files[0])
     pq.write_table(pa.table({"text": ["one more"], "n": [8]}), tmp_path / "in/new.parquet")
     summary = run(config)
     assert summary.rows_ok == 1
