@@ -1,1 +1,1 @@
-"""The bundled model and speech, and how they were made."""
+"""The bundled model and speech, and the code that made them."""

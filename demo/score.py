@@ -1,4 +1,4 @@
-"""Shows a transcription job's result beside its references: `python -m demo.score configs/demo.yaml`."""
+"""Compares a transcription job's results with the reference texts: `python -m demo.score configs/demo.yaml`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ import pyarrow.dataset as pads
 from dray.jobs.storage.folder import REPORT, SUMMARY, output_folder
 from dray.pipelines.config import load_config
 
-WIDTH = 56
+WIDTH = 56  # most characters of a transcript that are printed
 
 
 def main() -> None:
-    """Prints the transcripts, the word error rate, the speed, and where output and report lie."""
+    """Prints the transcripts, the word error rate, the speed, and the paths of output and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config")
     folder = output_folder(load_config(parser.parse_args().config))
     data = pads.dataset(f"{folder.path}/data/status=ok", filesystem=folder.arrow())
     rows = sorted(data.to_table(columns=["id", "text", "seconds", "prediction"]).to_pylist(), key=lambda row: row["id"])
-    on_batch = [row["prediction"]["text"].strip() for row in rows]
-    said = [row["text"] for row in rows]
-    for row, text in zip(rows, on_batch, strict=True):
+    transcripts = [row["prediction"]["text"].strip() for row in rows]
+    references = [row["text"] for row in rows]
+    for row, text in zip(rows, transcripts, strict=True):
         errors = "" if text == row["text"] else f"   ({jiwer.wer(row['text'], text):.0%} of the words wrong)"
         print(f"  {row['id']}  {row['seconds']:6.1f} s  {text if len(text) <= WIDTH else text[:WIDTH] + '...'}{errors}")
     summary = cast("dict[str, float]", json.loads(folder.read(SUMMARY) or b"{}"))
-    print(f"\n  word error rate  {jiwer.wer(said, on_batch):.3f} over {sum(len(text.split()) for text in said):,} words")
+    words = sum(len(text.split()) for text in references)
+    print(f"\n  word error rate  {jiwer.wer(references, transcripts):.3f} over {words:,} words")
     print(
         f"  speed            {summary['audio_seconds'] / summary['seconds']:.1f} seconds of audio per second, start-up included"
     )

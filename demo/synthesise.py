@@ -1,4 +1,4 @@
-"""Speaks the demo's input with espeak-ng: `python -m demo.synthesise demo/speech`. The result is in the repository."""
+"""Makes the demo's input with espeak-ng: `python -m demo.synthesise demo/speech`. The result is in the repository."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from demo.training.corpus import HELD_OUT_TIMBRES, RATE, WORDS, Samples, distort
 
 SHORT, LONG, LONG_SECONDS = 48, 2, 330
 SHARDS = 4
-# anika is a robot's voice, of which the model misses four words in ten (see the model card): no demo of speech.
+# anika is a robot's voice: the model gets four of its ten words wrong (see the model card).
 TIMBRES = tuple(timbre for timbre in HELD_OUT_TIMBRES if timbre != "anika")
 ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc")
 FORMATS = (("FLAC", "flac"), ("OGG", "ogg"), ("MP3", "mp3"))
@@ -31,12 +31,12 @@ def sentence(rng: np.random.Generator, voice: str, least: int, most: int) -> tup
 
 
 def silence(seconds: float) -> Samples:
-    """Nothing, at RATE."""
+    """Silence at RATE."""
     return np.zeros(int(seconds * RATE), np.float32)
 
 
 def short_row(rng: np.random.Generator, index: int) -> Row:
-    """One sentence by one voice."""
+    """A row with one sentence by one voice."""
     voice = f"{ACCENTS[index % len(ACCENTS)]}+{TIMBRES[index % len(TIMBRES)]}"
     samples, words = sentence(rng, voice, 3, 8)
     padded = np.concatenate([silence(rng.uniform(0.1, 0.4)), samples, silence(rng.uniform(0.1, 0.4))])
@@ -44,18 +44,18 @@ def short_row(rng: np.random.Generator, index: int) -> Row:
 
 
 def long_row(rng: np.random.Generator, index: int) -> Row:
-    """Sentences by all voices in turn, with pauses, for more than five minutes."""
+    """A row of LONG_SECONDS or more: sentences by random voices, with pauses."""
     pieces, words = [silence(0.5)], []
     while sum(map(len, pieces)) < LONG_SECONDS * RATE:
         voice = f"{ACCENTS[int(rng.integers(len(ACCENTS)))]}+{TIMBRES[int(rng.integers(len(TIMBRES)))]}"
-        samples, said = sentence(rng, voice, 2, 9)
+        samples, spoken = sentence(rng, voice, 2, 9)
         pieces += [samples, silence(rng.uniform(0.3, 1.2))]
-        words += said
+        words += spoken
     return row(f"long-{index}", distort_lightly(np.concatenate(pieces), rng), words, ("OGG", "ogg"))
 
 
 def row(name: str, samples: Samples, words: list[str], kind: tuple[str, str]) -> Row:
-    """A row in the layout of `datasets` Audio."""
+    """A row in the layout of Audio in `datasets`."""
     buffer = io.BytesIO()
     level = {} if kind[0] == "FLAC" else {"compression_level": 0.8}
     with sf.SoundFile(buffer, "w", RATE, channels=1, format=kind[0], **level) as file:
@@ -66,7 +66,7 @@ def row(name: str, samples: Samples, words: list[str], kind: tuple[str, str]) ->
 
 
 def schema() -> pa.Schema:
-    """The columns, with what `datasets` needs to decode the audio."""
+    """The schema, with the metadata that `datasets` needs to decode the audio."""
     features = {
         "id": {"dtype": "string", "_type": "Value"},
         "audio": {"sampling_rate": RATE, "_type": "Audio"},
@@ -79,7 +79,7 @@ def schema() -> pa.Schema:
 
 
 def main() -> None:
-    """Writes SHARDS Parquet files; the long recordings lie in the middle ones."""
+    """Writes SHARDS Parquet files; the long recordings are in the middle ones."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder

@@ -1,1 +1,1 @@
-"""The Ray side of dray. Its top folder holds the entry points; what they do is in the folders below."""
+"""The Ray side of dray. The modules at the top are the entry points; the folders below hold their work."""

@@ -1,4 +1,4 @@
-"""The `dray` command: its arguments, and which module answers."""
+"""The `dray` command: its arguments, and the module that runs each subcommand."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 import dray
 from dray.pipelines.errors import DrayError, UsageError
 
-# Everything else is imported by the command that needs it: `dray --help` answers at once.
+# The commands import everything else, so that `dray --help` answers at once.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line.
 
     Returns:
-        The exit code: 0 done, 1 aborted or over the limit, 2 a mistake found before any work.
+        The exit code. 0: done; 1: stopped, or too many rows failed; 2: a mistake that was found before any work.
     """
     started = time.time()
     parsed = _parser().parse_args(arguments, argparse.Namespace(started=started))
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _warn_of_versions() -> None:
-    """A line on stderr for each library in a version that nobody has tried."""
+    """Prints a line on stderr for each library whose version dray was not tested with."""
     from dray.jobs.versions import untested
 
     for sentence in untested():
@@ -52,8 +52,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *arguments: object) -> None:
         from dray.jobs.versions import versions
 
-        found = versions()
-        others = ", ".join(f"{name} {found[name]}" for name in ("ray", "torch", "transformers") if name in found)
+        installed = versions()
+        others = ", ".join(f"{name} {installed[name]}" for name in ("ray", "torch", "transformers") if name in installed)
         print(f"dray {dray.__version__} ({others})")
         parser.exit()
 
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 def _command(
     add: Callable[..., argparse.ArgumentParser], name: str, module: str, help: str, call: str = "main"
 ) -> argparse.ArgumentParser:
-    """A command with a config, which `dray.jobs.MODULE.CALL(arguments)` answers with an exit code."""
+    """The parser of a command with a config; `dray.jobs.MODULE.CALL(arguments)` runs it and returns the exit code."""
     parser = add(name, help=help)
     parser.add_argument("config", metavar="CONFIG", help="YAML file")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, as --set engine.batch=16")

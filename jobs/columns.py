@@ -1,4 +1,4 @@
-"""Names and types of the columns that rows have on their way through the dataflow, and in the output."""
+"""Names and types of the columns of rows in the dataflow and in the output."""
 
 from __future__ import annotations
 
@@ -8,25 +8,11 @@ import pyarrow as pa
 
 from dray.pipelines.meter import Meter
 
-KEY = "_row"  # uint64: names a row in the checkpoint
-
-
+KEY = "_row"  # uint64: the row's key in the checkpoint
 ID, SOURCE, POSITION = "id", "source", "source_row"
-
-
 PREDICTION, ERRORS = "prediction", "error"
-
-
-READ_S = "read_s"  # seconds that reading the row took
-
-
-ARGUMENT, KEEP = "arg:", "keep:"  # prefixes of the columns that carry pipeline arguments and kept input columns
-
-
+READ_S = "read_s"  # seconds of reading the row
+ARGUMENT, KEEP = "arg:", "keep:"  # prefixes of the columns with pipeline arguments and kept input columns
 ERROR = pa.struct([("stage", pa.string()), ("type", pa.string()), ("message", pa.string()), ("attempts", pa.int32())])
-
-
 METER = pa.struct([(field.name, pa.float64()) for field in fields(Meter)])
-
-
-WHOLE_FILE = -1  # the position of the one row that a damaged file is: should it be mended, its rows come after it
+WHOLE_FILE = -1  # position of the one row of a damaged file, before 0: if the file is repaired, its rows get other keys

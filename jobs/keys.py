@@ -1,4 +1,4 @@
-"""Row keys: 64-bit integers. The rows of a file have neighbouring ones, so sets of finished rows are few intervals."""
+"""Row keys: 64-bit integers. The rows of a file have consecutive keys, so a set of finished rows has few intervals."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NONE = np.empty(0, np.uint64)
 
 
 def first_key(file: str) -> int:
-    """The key of a file's first row, by the file's name: at least 1 and below 2**63, so that no row's key wraps around."""
+    """The key of a file's first row, a hash of the file's name: at least 1 and below 2**63, so that no key overflows."""
     return int.from_bytes(hashlib.blake2b(file.encode(), digest_size=8).digest()) >> 1 | 1
 
 
 def keys_between(start: int, stop: int) -> Keys:
-    """All keys from `start` to before `stop`."""
+    """All keys in [start, stop), as an array."""
     return np.uint64(start) + np.arange(stop - start, dtype=np.uint64)
 
 
@@ -46,13 +46,13 @@ class KeySet:
 
     @classmethod
     def between(cls, spans: Iterable[tuple[int, int]]) -> KeySet:
-        """The keys from start to before stop, for each (start, stop)."""
+        """The set of the keys in [start, stop) for each (start, stop)."""
         pairs = np.array([span for span in spans if span[0] < span[1]], np.uint64).reshape(-1, 2)
         return cls.union([cls(pairs[:, 0], pairs[:, 1])])
 
     @classmethod
     def union(cls, sets: Iterable[KeySet]) -> KeySet:
-        """All keys of all sets; the intervals given may overlap and be in any order."""
+        """The union of the sets. Their intervals may overlap and be in any order."""
         several = [each for each in sets if len(each.starts)]
         if not several:
             return cls()
@@ -64,39 +64,39 @@ class KeySet:
         return cls(starts[is_new], reached[np.concatenate([np.flatnonzero(is_new)[1:] - 1, [len(starts) - 1]])])
 
     def __len__(self) -> int:
-        """How many keys."""
+        """The number of keys."""
         return int((self.stops - self.starts).sum())
 
     def keys(self) -> Keys:
-        """All of them, ascending."""
+        """All keys, ascending."""
         pairs = zip(self.starts.tolist(), self.stops.tolist(), strict=True)
         return np.concatenate([NONE, *(keys_between(start, stop) for start, stop in pairs)])
 
     def holds(self, keys: Keys) -> npt.NDArray[np.bool_]:
-        """Which of `keys`, shape (keys,), are in the set."""
+        """Whether each of `keys` is in the set; shape (keys,)."""
         if not len(self.starts):
             return np.zeros(len(keys), bool)
         places = np.searchsorted(self.starts, keys, side="right").astype(np.int64) - 1
         return np.asarray((places >= 0) & (keys < self.stops[np.maximum(places, 0)]))
 
     def counts(self, starts: Keys, stops: Keys) -> npt.NDArray[np.int64]:
-        """How many keys from each start to before the stop beside it are in the set; shapes (ranges,)."""
+        """How many keys of the set are in [start, stop), for each start and stop; all shapes (ranges,)."""
         return self._below(stops) - self._below(starts)
 
     def _below(self, keys: Keys) -> npt.NDArray[np.int64]:
-        """How many of the set are smaller than each key."""
+        """How many keys of the set are smaller than each of `keys`."""
         before = np.searchsorted(self.starts, keys, side="left")
         sums = np.concatenate([[0], np.cumsum((self.stops - self.starts).astype(np.int64))])
         last_stops = np.concatenate([np.zeros(1, np.uint64), self.stops])[before]
         return np.asarray(sums[before] - np.where(last_stops > keys, last_stops - keys, np.uint64(0)).astype(np.int64))
 
     def without(self, other: KeySet) -> KeySet:
-        """The keys that are not in `other`."""
+        """The keys of the set that are not in `other`."""
         edges = np.unique(np.concatenate([self.starts, self.stops, other.starts, other.stops]))
         inside = self.holds(edges) & ~other.holds(edges)  # from one edge to the next nothing changes
         before = np.concatenate([[False], inside[:-1]])
         return KeySet(edges[inside & ~before], edges[~inside & before])
 
     def common(self, other: KeySet) -> KeySet:
-        """The keys that are in both."""
+        """The keys that are in both sets."""
         return self.without(self.without(other))

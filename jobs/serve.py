@@ -1,4 +1,4 @@
-"""`dray serve`; and the application for Ray Serve's own commands: `serve run dray.jobs.serve:app config=CONFIG`."""
+"""`dray serve`, and the application for Ray Serve's own command: `serve run dray.jobs.serve:app config=CONFIG`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dray.pipelines.errors import ConfigError
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """Answers until it is told to stop."""
+    """Serves the model until SIGINT or SIGTERM."""
     host.run(load_config(parsed.config, parsed.set), parsed.address)
     return 0
 
 
 def app(arguments: Mapping[str, str]) -> Application:
-    """The application of the config that `arguments` names. Raises ConfigError where they name none."""
+    """The application of the config whose path is `arguments["config"]`. Raises ConfigError if there is none."""
     if "config" not in arguments:
         raise ConfigError("name a config: serve run dray.jobs.serve:app config=configs/sentiment.yaml")
     return build(load_config(arguments["config"]))

@@ -1,4 +1,4 @@
-"""`dray submit`: this folder as the working directory of a Ray job, and its log on this terminal."""
+"""`dray submit`: runs a batch job as a Ray job, with this folder as its working directory, and prints its log."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """Submits a job, and prints its log until it ends."""
+    """Submits a job and prints its log until it ends."""
     return submit(parsed.config, parsed.set, parsed.fresh, parsed.address, wait=not parsed.no_wait)
 
 
 def submit(config: str, overrides: Sequence[str], fresh: bool, address: str, wait: bool) -> int:
-    """Submits `python -m dray.jobs.run CONFIG` to the cluster whose dashboard is at `address`.
+    """Submits a batch job to the cluster whose dashboard is at `address`.
 
     Args:
-        config: path of the YAML file, inside the current directory, which is sent along.
-        overrides: as --set takes them.
-        fresh: as for run.
-        address: "http://host:8265".
-        wait: show the job's log until it ends.
+        config: path of the YAML file. It must be inside the current directory, which is sent to the cluster.
+        overrides: values of --set.
+        fresh: as for `dray run`.
+        address: the dashboard's URL, "http://host:8265".
+        wait: print the job's log until it ends.
 
     Returns:
         0 if the job succeeded or was only submitted, 1 if it failed.
@@ -54,7 +54,7 @@ def submit(config: str, overrides: Sequence[str], fresh: bool, address: str, wai
         raise ConfigError(f"{config} lies outside the current directory, which is what the cluster is sent")
     words = ["python", "-m", "dray.jobs.run", relative, *(["--fresh"] if fresh else [])]
     words += [word for override in overrides for word in ("--set", override)]
-    os.environ.pop("RAY_ADDRESS", None)  # Ray would prefer it to the address given here
+    os.environ.pop("RAY_ADDRESS", None)  # Ray would prefer it to `address`
     try:
         client = JobSubmissionClient(address)
         job = client.submit_job(entrypoint=shlex.join(words), runtime_env={"working_dir": "."})
@@ -72,7 +72,7 @@ def submit(config: str, overrides: Sequence[str], fresh: bool, address: str, wai
 
 
 def _follow(client: JobSubmissionClient, job: str) -> int:
-    """Prints the job's log as it grows, until it ends; returns 0 if it succeeded."""
+    """Prints the job's log until it ends; returns 0 if it succeeded, else 1."""
     from ray.job_submission import JobStatus
 
     shown = 0

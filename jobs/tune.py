@@ -9,6 +9,6 @@ from dray.pipelines.config import load_config
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """Prints what was tried and taken."""
+    """Prints what was tried and which values were chosen."""
     print(tune(load_config(parsed.config, parsed.set), parsed.address).table())
     return 0

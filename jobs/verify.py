@@ -9,7 +9,7 @@ from dray.pipelines.config import load_config
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """Prints what was found; 1 where there are problems."""
-    found = verify(load_config(parsed.config, parsed.set), parsed.sample, parsed.seed, parsed.tolerance)
-    print(found.table())
-    return 1 if found.problems else 0
+    """Prints the result; returns 1 if there are problems, else 0."""
+    verification = verify(load_config(parsed.config, parsed.set), parsed.sample, parsed.seed, parsed.tolerance)
+    print(verification.table())
+    return 1 if verification.problems else 0

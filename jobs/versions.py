@@ -1,4 +1,4 @@
-"""The versions of dray and of what its results depend on."""
+"""The versions of dray and of the packages that its results depend on."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from importlib.metadata import PackageNotFoundError, version
 import dray
 
 PACKAGES = ("ray", "torch", "transformers", "pyarrow")
-TESTED = {"ray": ("2.59", "2.61"), "transformers": ("5.17", "5.25")}  # from and below; pyproject.toml has the same
+TESTED = {
+    "ray": ("2.59", "2.61"),
+    "transformers": ("5.17", "5.25"),
+}  # from the first to below the second; also in pyproject.toml
 
 
 def versions() -> dict[str, str]:
-    """Name -> version of python, dray and PACKAGES, without importing any; what is not installed is left out."""
-    found = {"python": platform.python_version(), "dray": dray.__version__}
+    """Name -> version of python, dray and PACKAGES, without importing them; packages that are not installed are left out."""
+    installed = {"python": platform.python_version(), "dray": dray.__version__}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def untested() -> Iterator[str]:
-    """A sentence for each installed package whose version is outside of the range that dray was tested with."""
+    """Yields a sentence for each installed package whose version is outside the range that dray is tested with."""
     from packaging.version import Version
 
     installed = versions()

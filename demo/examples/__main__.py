@@ -1,4 +1,4 @@
-"""Trains the models of the configs: `python -m demo.examples`, or with the names of some of them."""
+"""Trains the models of the configs: `python -m demo.examples` trains all, with names as arguments only those."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Example:
     """A model and the data to run it on.
 
     Attributes:
-        what: the model, in words.
-        measure: what is counted on data that it has not seen.
+        what: a description of the model.
+        measure: what is counted on data that the model has not seen.
         build: (model folder, data folder) -> the share that is right.
     """
 
@@ -30,7 +30,7 @@ class Example:
     build: Callable[[Path, Path], float]
 
 
-# The order counts: zero-shot starts from embeddings.
+# The order matters: zero-shot starts from embeddings.
 EXAMPLES = {
     "sentiment": Example("BERT, reviews", "reviews judged rightly", sentiment.build),
     "embeddings": Example("BERT, texts of eight topics", "nearest texts of the same topic", topics.build_encoder),
@@ -43,7 +43,7 @@ EXAMPLES = {
 
 
 def main() -> None:
-    """Builds what is not there yet and prints a line for each."""
+    """Builds the examples whose models do not exist yet, and prints a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*EXAMPLES, []], metavar="NAME", help=", ".join(EXAMPLES))
     parser.add_argument("--folder", type=Path, default=Path("output/examples"), help="for models and data")
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def make(name: str, folder: Path) -> None:
-    """Builds one example, unless its model is there; the model's folder appears when all is done."""
+    """Builds one example, unless its model exists. The model's folder appears when everything is done."""
     example, model, data = EXAMPLES[name], folder / "models" / name, folder / "data" / name
     if model.exists():
         print(f"  {name:<11} is there: {model}")

@@ -1,4 +1,4 @@
-"""Handwritten digits: the 1,797 of scikit-learn, as PNG files."""
+"""The example `images`: the 1,797 handwritten digits of scikit-learn, as PNG files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from demo.examples.training import fit, save, share, words
 
 NAMES = words("zero one two three four five six seven eight nine")
-EVERY = 6  # digits one is kept out of training
-SIDE = 16  # pixels that the model sees
+EVERY = 6  # one digit in EVERY is kept out of training
+SIDE = 16  # pixels of the model's input, in each direction
 
 
 def pictures() -> list[Image.Image]:
@@ -26,7 +26,7 @@ def pictures() -> list[Image.Image]:
 
 
 def moved(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """(images, channels, height, width), each a little turned, scaled and shifted; white comes in from outside."""
+    """The images, each a little rotated, scaled and shifted, with white outside; (images, channels, height, width)."""
     angle = rng.normal(0, 0.15, len(images))
     scale = rng.normal(1, 0.1, (2, len(images)))
     shift = rng.normal(0, 0.1, (2, len(images)))
@@ -37,7 +37,7 @@ def moved(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def build(model: Path, data: Path) -> float:
-    """Trains, writes the digits kept out as files, and returns the share of them that is read rightly."""
+    """Trains the model and writes the digits kept out as files; returns the share of them that is read rightly."""
     images, digits = pictures(), load_digits().target
     kept_out = np.arange(len(images)) % EVERY == 0
     processor = ViTImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3)

@@ -1,4 +1,4 @@
-"""Named entities: people, organisations, places and dates in sentences of a newspaper."""
+"""The example `entities`: people, organisations, places and dates in sentences like those of a newspaper."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ VERBS = (
 PLACES = ("", "in {LOC}", "near {LOC}")
 TIMES = ("", "on {DATE}", "since {DATE}", "until {DATE}")
 
-Span = tuple[str, str]  # text, kind or nothing
+Span = tuple[str, str]  # text, kind; the kind is empty for other words
 
 
 def named(rng: np.random.Generator, kind: str, unseen: bool) -> str:
-    """An entity of a kind."""
+    """A random entity of a kind; `unseen` chooses from names kept out of training."""
 
     def pick(group: str, known: list[str]) -> str:
         if unseen:
@@ -76,9 +76,9 @@ def named(rng: np.random.Generator, kind: str, unseen: bool) -> str:
 
 
 def sentence(rng: np.random.Generator, unseen: bool = False) -> list[Span]:
-    """The words of a sentence; an entity's words are one span. In training some other words are invented too.
+    """The spans of a random sentence: one for each entity, and one for each other word, some of which are invented.
 
-    Of the combinations of subject and verb one in six is kept out of training: `unseen` draws from these.
+    One in six combinations of subject and verb is kept out of training; `unseen` draws from these.
     """
     subject, verb = int(rng.integers(len(SUBJECTS))), int(rng.integers(len(VERBS)))
     if ((subject + verb) % 6 == 0) != unseen:
@@ -96,17 +96,17 @@ def sentence(rng: np.random.Generator, unseen: bool = False) -> list[Span]:
 
 
 def joined(spans: list[Span]) -> str:
-    """The sentence as it is written."""
+    """The sentence as text."""
     return " ".join(text for text, _ in spans).replace(" ,", ",").replace(" .", ".")
 
 
 def entities(spans: list[Span]) -> list[dict[str, str]]:
-    """The entities of a sentence in their order."""
+    """The entities of a sentence, in order."""
     return [{"entity_group": kind, "word": text} for text, kind in spans if kind]
 
 
 def label_ids(spans: list[Span], text: str, offsets: list[tuple[int, int]]) -> list[int]:
-    """The label of each token from its place in the text; none for special tokens."""
+    """The label id of each token, by its place in the text; IGNORED for special tokens."""
     labels, end = ["O"] * len(text), 0
     for word, kind in spans:
         start = text.index(word, end)
@@ -117,7 +117,7 @@ def label_ids(spans: list[Span], text: str, offsets: list[tuple[int, int]]) -> l
 
 
 def build(model: Path, data: Path) -> float:
-    """Trains, writes 200 sentences of unseen patterns and names; returns the share with every entity right and no other."""
+    """Trains the model and writes 200 sentences with unseen patterns and names; returns the share with exactly the entities."""
     rng = np.random.default_rng(1)
     tokenizer = word_pieces([joined(sentence(rng)) for _ in range(4000)], normalizers.BertNormalizer(lowercase=False))
     tagger = BertForTokenClassification(bert(tokenizer, LABELS))

@@ -1,4 +1,4 @@
-"""Orders in plain words, written as JSON by a small chat model."""
+"""The example `generation`: a small chat model writes orders in plain words as JSON."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CHAT = (
 
 
 def order(rng: np.random.Generator) -> tuple[str, str]:
-    """An order and its JSON. There are 12 * 10 * 20 * 16 * 7 = 268,800 of them in seven patterns."""
+    """A random order as text and as JSON. There are 12 * 10 * 20 * 16 * 7 = 268,800 orders, in seven patterns."""
     count = int(rng.integers(1, len(NUMBERS) + 1))
     colour, thing, city, day = (str(rng.choice(words)) for words in (COLOURS, THINGS, CITIES, DAYS))
     things = thing if count == 1 else {"shelf": "shelves"}.get(thing, thing + "s")
@@ -47,7 +47,7 @@ def order(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def make_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
-    """Byte pairs of the corpus, and the tokens of a chat."""
+    """A tokenizer with byte pairs of the corpus and the special tokens of a chat."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -63,28 +63,28 @@ def make_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
 
 
 def conversation(text: str) -> list[dict[str, str]]:
-    """The order as a chat's first message."""
+    """A chat with the order as its first message."""
     return [{"role": "user", "content": text}]
 
 
 def batch(tokenizer: PreTrainedTokenizerFast, orders: list[tuple[str, str]]) -> dict[str, torch.Tensor]:
-    """Chats with their answers; only the answers count."""
+    """The model's inputs for chats with answers; only the answers have labels."""
     prompts = [
         tokenizer.apply_chat_template(conversation(text), tokenize=False, add_generation_prompt=True) for text, _ in orders
     ]
-    asked = [tokenizer(prompt).input_ids for prompt in prompts]
-    whole = [ids + tokenizer(answer + "<|end|>").input_ids for ids, (_, answer) in zip(asked, orders, strict=True)]
+    starts = [tokenizer(prompt).input_ids for prompt in prompts]
+    whole = [ids + tokenizer(answer + "<|end|>").input_ids for ids, (_, answer) in zip(starts, orders, strict=True)]
     width = max(map(len, whole))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in whole])
     labels = [
         [IGNORED] * len(prompt) + row[len(prompt) :] + [IGNORED] * (width - len(row))
-        for prompt, row in zip(asked, whole, strict=True)
+        for prompt, row in zip(starts, whole, strict=True)
     ]
     return {"input_ids": ids, "labels": torch.tensor(labels)}
 
 
 def build(model: Path, data: Path) -> float:
-    """Trains, writes 100 orders that were kept out, and returns the share whose JSON is right to the letter."""
+    """Trains the model and writes 100 orders kept out; returns the share whose JSON is exactly right."""
     rng = np.random.default_rng(1)
     kept_out = [order(rng) for _ in range(100)]
     unseen = {text for text, _ in kept_out}
@@ -111,5 +111,5 @@ def build(model: Path, data: Path) -> float:
     answer = pipeline("text-generation", model=save(model, writer, tokenizer))
     write_lines(data, ({"chat": conversation(text), "truth": truth} for text, truth in kept_out))
     chats = [conversation(text) for text, _ in kept_out]
-    said = answer(chats, do_sample=False, max_new_tokens=64, return_full_text=False, batch_size=25)
-    return share(each[0]["generated_text"] == truth for each, (_, truth) in zip(said, kept_out, strict=True))
+    answers = answer(chats, do_sample=False, max_new_tokens=64, return_full_text=False, batch_size=25)
+    return share(each[0]["generated_text"] == truth for each, (_, truth) in zip(answers, kept_out, strict=True))

@@ -1,4 +1,4 @@
-"""Receipts: printed pages with their words and places, and questions on them."""
+"""The example `documents`: printed receipts with their words and places, and questions about them."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class Receipt:
-    """A page.
+    """A receipt: one page.
 
     Attributes:
-        words: each with its place in pixels.
-        answers: for a key of QUESTIONS, the first and last of the words that answer it; other keys mean nothing.
+        words: the words, each with its place in pixels.
+        answers: key of QUESTIONS -> places of the first and last word of its answer; other keys are not used.
     """
 
     words: list[tuple[str, Place]]
     answers: dict[str, tuple[int, int]]
 
     def boxes(self, rng: np.random.Generator | None = None) -> list[tuple[str, list[int]]]:
-        """The words with their places on a page of 1000 by 1000; with `rng` a little wrong, as a reader's are."""
+        """The words with their places on a page of 1000 by 1000; with `rng` the places have errors like those of OCR."""
         noise = rng.normal(0, 2.5, (len(self.words), 4)).astype(int) if rng else np.zeros((len(self.words), 4), int)
         page = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT])
         places = (1000 * (np.array([place for _, place in self.words]) + noise) // page).clip(0, 1000)
@@ -62,7 +62,7 @@ class Receipt:
 
 
 def receipt(rng: np.random.Generator) -> Receipt:
-    """A shop, a number and a date in either order, two to four goods, tax and total."""
+    """A random receipt: a shop, a number and a date in either order, two to four goods, tax and total."""
     prices = np.round(rng.uniform(0.5, 90, int(rng.integers(2, 5))), 2)
     tax = round(float(prices.sum()) * 0.2, 2)
     day, month, year = rng.integers(1, 29), rng.integers(1, 13), rng.integers(2015, 2027)
@@ -77,9 +77,9 @@ def receipt(rng: np.random.Generator) -> Receipt:
 
 
 def printed(shop: str, lines: list[tuple[str, str, str]], rng: np.random.Generator) -> Receipt:
-    """Puts the shop's name and lines of (key, label, value) on a page, values at the right edge.
+    """The receipt with the shop's name and lines of (key, label, value), values at the right edge.
 
-    The words of one in three come column by column, as OCR has it that takes the values for a column of their own.
+    In one of three receipts the words come column by column, like those of OCR that reads the values as a column.
     """
     step = int(rng.integers(46, 56))
     tops = [MARGIN + step * number for number in range(1, len(lines) + 1)]
@@ -100,12 +100,12 @@ def printed(shop: str, lines: list[tuple[str, str, str]], rng: np.random.Generat
 
 
 def batch(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
-    """Questions on receipts of their own, as the pipeline puts them to the model."""
+    """The model's inputs and labels for random questions, each about another random receipt."""
     pages = [receipt(rng) for _ in range(size)]
     keys = [str(rng.choice(list(QUESTIONS))) for _ in pages]
-    asked = [str(rng.choice(QUESTIONS[key])).split() for key in keys]
+    questions = [str(rng.choice(QUESTIONS[key])).split() for key in keys]
     texts = [[word for word, _ in page.words] for page in pages]
-    inputs = tokenizer(asked, texts, is_split_into_words=True, padding=True, return_tensors="pt")
+    inputs = tokenizer(questions, texts, is_split_into_words=True, padding=True, return_tensors="pt")
     places, starts, ends = [], [], []
     for row, (page, key) in enumerate(zip(pages, keys, strict=True)):
         owners = [
@@ -124,8 +124,8 @@ def batch(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, size: in
 
 
 @torch.no_grad()
-def neighbours_alike(embeddings: torch.nn.Module) -> None:
-    """Starts the embeddings of places as waves, so that near places are alike before anything is learnt."""
+def start_as_waves(embeddings: torch.nn.Module) -> None:
+    """Sets the embeddings of places to waves, so that near places have similar embeddings before the training."""
     for name in ("position", "x_position", "y_position"):
         weight = getattr(embeddings, f"{name}_embeddings").weight
         places, hidden = weight.shape
@@ -134,7 +134,7 @@ def neighbours_alike(embeddings: torch.nn.Module) -> None:
 
 
 def rows_of(page: Receipt, name: str) -> list[Row]:
-    """A row per question on the receipt."""
+    """The rows of a receipt, one for each question."""
     file = io.BytesIO()
     page.image().save(file, "PNG")
     image = {"bytes": file.getvalue(), "path": f"{name}.png"}
@@ -147,12 +147,12 @@ def rows_of(page: Receipt, name: str) -> list[Row]:
 
 
 def build(model: Path, data: Path) -> float:
-    """Trains, writes 20 receipts with five questions each, and returns the share answered rightly from the given words."""
+    """Trains the model and writes 20 receipts with five questions each; returns the share answered rightly, from the words."""
     rng = np.random.default_rng(1)
     questions = [question for both in QUESTIONS.values() for question in both]
     pages = [receipt(rng) for _ in range(1000)]
-    digits_alike = normalizers.Sequence([normalizers.Replace(Regex("[0-9]+"), "0"), normalizers.BertNormalizer()])
-    tokenizer = word_pieces([*questions * 20, *(" ".join(word for word, _ in page.words) for page in pages)], digits_alike)
+    one_number = normalizers.Sequence([normalizers.Replace(Regex("[0-9]+"), "0"), normalizers.BertNormalizer()])
+    tokenizer = word_pieces([*questions * 20, *(" ".join(word for word, _ in page.words) for page in pages)], one_number)
     config = LayoutLMConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -162,7 +162,7 @@ def build(model: Path, data: Path) -> float:
         max_position_embeddings=256,
     )
     reader = LayoutLMForQuestionAnswering(config)
-    neighbours_alike(reader.layoutlm.embeddings)
+    start_as_waves(reader.layoutlm.embeddings)
     fit(reader, lambda rng: reader(**batch(tokenizer, rng, 16)).loss, steps=1300, rate=2e-3)
     receipts = [receipt(rng) for _ in range(20)]
     rows = [row for number, page in enumerate(receipts) for row in rows_of(page, f"receipt-{number:02}")]

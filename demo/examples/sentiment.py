@@ -1,4 +1,4 @@
-"""Reviews of a sentence or two, positive or negative; `not` and `but` turn them round."""
+"""The example `sentiment`: positive and negative reviews of a sentence or two; `not` and `but` reverse them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ LABELS = ("NEGATIVE", "POSITIVE")
 
 
 def clause(rng: np.random.Generator, positive: bool, unseen: bool) -> str:
-    """One opinion, in words and patterns kept out of training or in those of the training."""
+    """A random opinion; `unseen` uses words and patterns kept out of training."""
     opening = rng.choice(UNSEEN_OPENINGS if unseen else OPENINGS)
     noun = rng.choice(UNSEEN_NOUNS) if unseen else invented(rng) if rng.random() < 0.3 else rng.choice(NOUNS)
     if rng.random() < 0.25:
@@ -81,7 +81,7 @@ def clause(rng: np.random.Generator, positive: bool, unseen: bool) -> str:
 
 
 def review(rng: np.random.Generator, positive: bool, unseen: bool = False) -> str:
-    """One clause, two that agree, or two of which the second counts."""
+    """A random review: one clause, two that agree, or two with `but`, of which the second counts."""
     last = clause(rng, positive, unseen)
     kind = rng.random()
     if kind < 0.5:
@@ -94,7 +94,7 @@ def review(rng: np.random.Generator, positive: bool, unseen: bool = False) -> st
 
 
 def build(model: Path, data: Path) -> float:
-    """Trains, writes 200 reviews with nouns and patterns that were kept out, and returns the share judged rightly."""
+    """Trains the model and writes 200 reviews with nouns and patterns kept out; returns the share judged rightly."""
     rng = np.random.default_rng(1)
     tokenizer = word_pieces([review(rng, bool(number % 2)) for number in range(4000)])
     classifier = BertForSequenceClassification(bert(tokenizer, LABELS))

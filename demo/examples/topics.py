@@ -1,4 +1,4 @@
-"""Texts about eight topics: vectors that are near for the same topic, and zero-shot labels that no training has asked for."""
+"""The examples `embeddings` and `zero-shot`: texts about eight topics, as vectors and with labels unseen in training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, BatchEncoding, BertForSequenceClassifica
 
 from demo.examples.training import bert, fit, save, share, word_pieces, write_lines
 
-# The first word of each is kept for the user: in training it stands in texts, but is never asked for.
+# The first word names the topic. In training it occurs in texts, but never as a label.
 TOPICS = tuple(
     words.split()
     for words in (
@@ -56,20 +56,20 @@ ABOUT_NOTHING = (
 
 
 def text_about(rng: np.random.Generator, topic: int, patterns: tuple[str, ...] = PATTERNS, named: bool = True) -> str:
-    """A sentence with words of the topic, its name among them only if `named`."""
+    """A random sentence with words of the topic, which may include its name only if `named`."""
     pattern = str(rng.choice(patterns))
     return pattern.format(*rng.choice(TOPICS[topic][not named :], pattern.count("{}"), replace=False))
 
 
 def vectors(encoder: BertModel, inputs: BatchEncoding) -> torch.Tensor:
-    """(texts, hidden): the mean of each text's token vectors, of length one."""
+    """The mean of each text's token vectors, scaled to length 1; shape (texts, hidden)."""
     mask = inputs["attention_mask"][..., None]
     tokens = encoder(**inputs).last_hidden_state
     return functional.normalize((tokens * mask).sum(1) / mask.sum(1), dim=-1)
 
 
 def build_encoder(model: Path, data: Path) -> float:
-    """Trains until texts of a topic are near each other; the share of unseen texts whose nearest has the same topic."""
+    """Trains so that texts of a topic are near each other; returns the share of unseen texts whose nearest has their topic."""
     rng = np.random.default_rng(1)
     everything = range(len(TOPICS))
     tokenizer = word_pieces([*(text_about(rng, topic) for topic in everything for _ in range(400)), *ABOUT_NOTHING, HYPOTHESIS])
@@ -93,22 +93,22 @@ def build_encoder(model: Path, data: Path) -> float:
 
 
 def unseen_texts(rng: np.random.Generator) -> list[dict[str, str]]:
-    """160 texts in patterns that no training has seen, with their topics."""
+    """160 texts in patterns kept out of training, with their topics."""
     topics = [number % len(TOPICS) for number in range(160)]
     return [{"text": text_about(rng, topic, UNSEEN_PATTERNS, named=False), "truth": TOPICS[topic][0]} for topic in topics]
 
 
 def claims(rng: np.random.Generator) -> list[str]:
-    """A claim for each topic, by any of its words but the first."""
+    """A claim for each topic, with any of its words but the first."""
     return [HYPOTHESIS.format(rng.choice(words[1:])) for words in TOPICS]
 
 
 def build_judge(model: Path, data: Path) -> float:
-    """Trains from the encoder on; the share of unseen texts whose best label of eight is right."""
+    """Trains a model that starts from the encoder; returns the share of unseen texts whose best label of eight is right."""
     encoder = model.parent / "embeddings"
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     judge = BertForSequenceClassification.from_pretrained(encoder)
-    judge.bert.embeddings.requires_grad_(False)  # so that words of a topic stay alike, asked for or not
+    judge.bert.embeddings.requires_grad_(False)  # so that words of a topic stay similar
 
     def loss_of(rng: np.random.Generator) -> torch.Tensor:
         topics = torch.from_numpy(rng.integers(0, len(TOPICS), 8))
@@ -118,7 +118,7 @@ def build_judge(model: Path, data: Path) -> float:
         truth = torch.full((8, len(TOPICS)), LABELS.index("contradiction"))
         truth[torch.arange(7), topics[1:]] = LABELS.index("entailment")
         truth[7] = LABELS.index("neutral")
-        best = functional.cross_entropy(logits[:7, :, LABELS.index("entailment")], topics[1:])  # of eight, as it will be asked
+        best = functional.cross_entropy(logits[:7, :, LABELS.index("entailment")], topics[1:])  # of eight labels, as in use
         return best + 0.1 * functional.cross_entropy(logits.flatten(0, 1), truth.flatten())
 
     fit(judge, loss_of, steps=600, rate=1e-3)

@@ -1,4 +1,4 @@
-"""What the examples share: a training loop, a tokenizer, the shape of a small BERT, and files of rows."""
+"""Code that the examples share: a training loop, a tokenizer, the config of a small BERT, and files of rows."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def words(text: str) -> list[str]:
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 ONSETS = ["", "", "y", *words("b c d f g h j k l m n p q r s t v w x z ch sh st tr br pr kl")]
 CODAS = ["", "", "", *words("n r s l t k m h ng nd st x")]
-IGNORED = -100  # the label that costs nothing
+IGNORED = -100  # the label that the loss ignores
 
 
 def fit(model: PreTrainedModel, loss_of: Callable[[np.random.Generator], torch.Tensor], steps: int, rate: float) -> None:
-    """Trains with AdamW and a learning rate that rises for a tenth of the steps and then falls to zero.
+    """Trains a model with AdamW. The learning rate rises for a tenth of the steps and then falls to zero.
 
     Args:
-        model: what is trained.
-        loss_of: draws a batch with the generator and gives the model's loss on it.
-        steps: batches to train on.
-        rate: highest learning rate.
+        model: the model.
+        loss_of: draws a batch with the generator and returns the model's loss on it.
+        steps: the number of batches.
+        rate: the highest learning rate.
     """
     rng = np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
@@ -50,14 +50,14 @@ def fit(model: PreTrainedModel, loss_of: Callable[[np.random.Generator], torch.T
 def word_pieces(
     corpus: Iterable[str], normalizer: normalizers.Normalizer | None = None, size: int = 800
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer as BERT's: the most frequent words of the corpus are tokens, others are spelt letter by letter.
+    """A tokenizer like BERT's: the most frequent words of the corpus are tokens, others are spelt letter by letter.
 
-    The vocabulary is counted here because the trainer of tokenizers breaks ties by chance.
+    The vocabulary is counted here because the trainer in `tokenizers` breaks ties at random.
 
     Args:
-        corpus: texts as the model will see them.
-        normalizer: what is done to a text first; BERT's own makes it lower case.
-        size: of the vocabulary at most.
+        corpus: texts like those that the model will get.
+        normalizer: is applied to a text first; None: BERT's, which makes it lower case.
+        size: the largest size of the vocabulary.
     """
     splitter, normalizer = pre_tokenizers.BertPreTokenizer(), normalizer or normalizers.BertNormalizer()
     counts = Counter(word for text in corpus for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
@@ -72,13 +72,13 @@ def word_pieces(
 
 
 def invented(rng: np.random.Generator) -> str:
-    """A word that nobody knows, so that a model learns to go by the words around it."""
+    """A random invented word, so that a model learns to use the words around it."""
     parts = ((rng.choice(ONSETS), rng.choice(list("aeiouy")), rng.choice(CODAS)) for _ in range(rng.integers(1, 4)))
     return "".join("".join(part) for part in parts)
 
 
 def bert(tokenizer: PreTrainedTokenizerFast, labels: Sequence[str]) -> BertConfig:
-    """A BERT of two layers with these labels."""
+    """The config of a BERT with two layers and these labels."""
     return BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -94,14 +94,14 @@ def bert(tokenizer: PreTrainedTokenizerFast, labels: Sequence[str]) -> BertConfi
 
 
 def save(folder: Path, *parts: PreTrainedModel | PreTrainedTokenizerFast) -> str:
-    """Saves a model and what belongs to it into one folder, and returns its path."""
+    """Saves a model and its tokenizer or processor into one folder; returns its path."""
     for part in parts:
         part.save_pretrained(folder)
     return str(folder)
 
 
 def write_lines(folder: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Writes the rows as JSON lines."""
+    """Writes the rows to rows.jsonl."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 

@@ -1,1 +1,1 @@
-"""Trains and measures the bundled model."""
+"""Training and evaluation of the bundled model."""

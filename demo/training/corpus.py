@@ -1,4 +1,4 @@
-"""Utterances of connected digits for training: real recordings and espeak-ng voices, mixed and distorted on the fly."""
+"""Training utterances of connected digits: real recordings and espeak-ng voices, mixed and distorted at random."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ TIMBRES = (
     "linda", "marco", "max", "michael", "miguel", "norbert", "pablo", "paul", "quincy", "rob", "shelby", "steph",
     "travis", "victor", "zac",
 )  # fmt: skip
-# Voices that never train; the demo's speech is spoken with these.
+# Timbres that are kept out of training; the demo's speech uses them.
 HELD_OUT_TIMBRES = ("m5", "m8", "f5", "Gene", "Henrique", "anika", "adam", "Mike")
 
 
 @dataclass(frozen=True)
 class Digit:
-    """One spoken digit: its value 0..9, its samples at RATE, and who says it."""
+    """One spoken digit: its value 0..9, its samples at RATE, and its speaker."""
 
     value: int
     samples: Samples
@@ -70,7 +70,7 @@ def resample(samples: Samples, rate: int) -> Samples:
 
 
 def speak(text: str, voice: str, words_per_minute: int = 150, pitch: int = 50) -> Samples:
-    """`text` said by an espeak-ng voice, without the silence around it. Raises CalledProcessError for unknown voices."""
+    """`text` spoken by an espeak-ng voice, without silence at the ends. Raises CalledProcessError for unknown voices."""
     command = ["espeak-ng", "--stdout", "-v", voice, "-s", str(words_per_minute), "-p", str(pitch), text]
     wav = subprocess.run(command, check=True, capture_output=True).stdout
     samples, rate = sf.read(io.BytesIO(wav), dtype="float32")
@@ -78,18 +78,18 @@ def speak(text: str, voice: str, words_per_minute: int = 150, pitch: int = 50) -
 
 
 def trim(samples: Samples, threshold: float = 0.01) -> Samples:
-    """Cuts what lies below `threshold` of full scale at both ends."""
+    """The samples without the ends that are below `threshold` of full scale."""
     loud = np.flatnonzero(np.abs(samples) > threshold)
     return samples[loud[0] : loud[-1] + 1] if len(loud) else samples
 
 
 def training_voices() -> list[str]:
-    """Every accent with every timbre that may train."""
+    """Every accent with every training timbre, as names of espeak-ng."""
     return [f"{accent}+{timbre}" if timbre else accent for accent in ACCENTS for timbre in TIMBRES]
 
 
 def speak_digits(rng: np.random.Generator, voices: Sequence[str]) -> list[Digit]:
-    """Each of the ten digits once by each voice, isolated, at a random pace and pitch."""
+    """Each of the ten digits once by each voice, at a random pace and pitch."""
     jobs = [(value, voice, int(rng.integers(110, 190)), int(rng.integers(25, 76))) for voice in voices for value in range(10)]
 
     def say(job: tuple[int, str, int, int]) -> Digit:
@@ -101,7 +101,7 @@ def speak_digits(rng: np.random.Generator, voices: Sequence[str]) -> list[Digit]
 
 
 def speak_sentences(rng: np.random.Generator, voices: Sequence[str], count: int) -> list[Utterance]:
-    """`count` sentences of 2 to 9 digits in continuous espeak-ng speech: words run into each other as glued ones do not."""
+    """`count` sentences of 2 to 9 digits in continuous espeak-ng speech, where words run into each other."""
     jobs = []
     for _ in range(count):
         digits = tuple(int(d) for d in rng.integers(0, 10, rng.integers(2, 10)))
@@ -116,7 +116,7 @@ def speak_sentences(rng: np.random.Generator, voices: Sequence[str], count: int)
 
 
 class Mixer:
-    """Draws endless training utterances: glued recordings, glued voices and continuous voices, each distorted anew."""
+    """Draws random training utterances: joined recordings, joined voices and continuous voices, each distorted."""
 
     def __init__(self, recordings: Sequence[Digit], voices: Sequence[Digit], sentences: Sequence[Utterance], seed: int) -> None:
         """`recordings` must hold all ten digits of every speaker; so must `voices`."""
@@ -159,7 +159,7 @@ def _by_speaker(digits: Sequence[Digit]) -> dict[str, dict[int, list[Samples]]]:
 
 
 def distort(utterance: Utterance, rng: np.random.Generator) -> Utterance:
-    """The utterance at another speed, tone, room, noise and level; its spans follow."""
+    """The utterance with random speed, tone, echo, noise and level; its spans are adjusted."""
     speed = float(rng.uniform(0.84, 1.18))
     samples = _tilt(_stretch(utterance.samples, speed), rng)
     if rng.random() < 0.4:
@@ -174,7 +174,7 @@ def distort(utterance: Utterance, rng: np.random.Generator) -> Utterance:
 
 
 def distort_lightly(samples: Samples, rng: np.random.Generator) -> Samples:
-    """A recording as a decent microphone gives it: a little noise, some level."""
+    """The samples as a decent microphone records them: with a little noise, at a fixed level."""
     level = float(np.sqrt(np.mean(samples**2))) + 1e-6
     noisy = samples + _noise(len(samples), rng) * np.float32(level * 10 ** (-rng.uniform(25, 40) / 20))
     return np.clip(noisy * np.float32(0.08 / level), -1, 1).astype(np.float32)
@@ -196,9 +196,9 @@ def _telephone(samples: Samples) -> Samples:
 
 def _reverberate(samples: Samples, rng: np.random.Generator) -> Samples:
     length = int(rng.uniform(0.05, 0.35) * RATE)
-    capacity = rng.standard_normal(length) * np.exp(-6.9 * np.arange(length) / length) * rng.uniform(0.02, 0.12)
-    capacity[0] = 1.0
-    return np.asarray(fftconvolve(samples, capacity)[: len(samples)], dtype=np.float32)
+    response = rng.standard_normal(length) * np.exp(-6.9 * np.arange(length) / length) * rng.uniform(0.02, 0.12)
+    response[0] = 1.0
+    return np.asarray(fftconvolve(samples, response)[: len(samples)], dtype=np.float32)
 
 
 def _noise(length: int, rng: np.random.Generator) -> Samples:

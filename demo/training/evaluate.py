@@ -1,4 +1,4 @@
-"""Word error rate of a speech model on speakers and voices that did not train it."""
+"""Measures the word error rate of a speech model on speakers and voices that were kept out of training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from demo.training.corpus import HELD_OUT_TIMBRES, RATE, Digit, Utterance, load_
 
 
 def glue(digits: Sequence[Digit], rng: np.random.Generator) -> Utterance:
-    """Recorded digits one after the other with pauses of 0.05 to 0.4 s, otherwise untouched."""
+    """The utterance of recorded digits one after the other, with pauses of 0.05 to 0.4 s."""
     pieces = []
     for digit in digits:
         pieces += [digit.samples, np.zeros(int(rng.uniform(0.05, 0.4) * RATE), np.float32)]
@@ -23,7 +23,7 @@ def glue(digits: Sequence[Digit], rng: np.random.Generator) -> Utterance:
 
 
 def held_out_utterances(recordings: Path, speaker: str, count: int = 100, seed: int = 1) -> list[Utterance]:
-    """`count` utterances of 3 to 8 of this speaker's digits; none where the speaker is empty."""
+    """`count` utterances of 3 to 8 digits of this speaker; none if there are no recordings of the speaker."""
     rng = np.random.default_rng(seed)
     digits = [digit for digit in load_recordings(recordings) if digit.speaker == speaker]
     if not digits:
@@ -33,16 +33,16 @@ def held_out_utterances(recordings: Path, speaker: str, count: int = 100, seed: 
 
 @torch.no_grad()
 def word_error_rate(model: Wav2Vec2ForCTC, processor: Wav2Vec2Processor, utterances: Sequence[Utterance]) -> float:
-    """Wrong words per reference word, each utterance decoded alone by taking the best symbol of each frame."""
-    on_batch = []
+    """The word error rate. Each utterance is decoded alone, with the best symbol of each frame."""
+    transcripts = []
     for utterance in utterances:
         logits = model(torch.from_numpy(utterance.samples)[None]).logits
-        on_batch.append(processor.batch_decode(logits.argmax(-1))[0])
-    return float(jiwer.wer([utterance.text for utterance in utterances], on_batch))
+        transcripts.append(processor.batch_decode(logits.argmax(-1))[0])
+    return float(jiwer.wer([utterance.text for utterance in utterances], transcripts))
 
 
 def main() -> None:
-    """Prints the error on one speaker of the recordings and on espeak-ng timbres that never train."""
+    """Prints the word error rates on one recorded speaker and on the espeak-ng timbres kept out of training."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--recordings", type=Path, required=True)

@@ -40,7 +40,10 @@ BATCH_SAMPLES = 40 * RATE
 
 
 def make_processor(folder: Path) -> Wav2Vec2Processor:
-    """Characters of the ten words, `|` between words; audio is not normalized, so a chunk sounds as its recording does."""
+    """A processor with the characters of the ten words and `|` between words.
+
+    It does not normalize audio, so the model gets the same samples from a chunk as from its whole recording.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     symbols = ["<pad>", "<s>", "</s>", "<unk>", "|", *sorted(set("".join(WORDS)))]
     (folder / "vocab.json").write_text(json.dumps({symbol: index for index, symbol in enumerate(symbols)}))
@@ -68,7 +71,7 @@ def make_model(vocabulary: int) -> Wav2Vec2ForCTC:
 
 
 def gabor_filters(width: int, bands: int = 32, phases: int = 4) -> torch.Tensor:
-    """(bands * phases, 1, width): windowed cosines at frequencies evenly spaced in mel between 120 and 3,900 Hz."""
+    """Windowed cosines, evenly spaced in mel between 120 and 3,900 Hz; shape (bands * phases, 1, width)."""
     mel_low, mel_high = (2595 * np.log10(1 + hertz / 700) for hertz in (120.0, 3900.0))
     hertz = 700 * (10 ** (np.linspace(mel_low, mel_high, bands) / 2595) - 1)
     time_s = (np.arange(width) - width / 2) / RATE
@@ -78,7 +81,7 @@ def gabor_filters(width: int, bands: int = 32, phases: int = 4) -> torch.Tensor:
 
 
 def batches(mixer: Mixer, longest: int) -> Iterator[list[Utterance]]:
-    """Endless batches of about BATCH_SAMPLES padded samples."""
+    """Yields batches of at most BATCH_SAMPLES padded samples, without end."""
     batch: list[Utterance] = []
     while True:
         utterance = mixer.draw(longest)
@@ -90,7 +93,7 @@ def batches(mixer: Mixer, longest: int) -> Iterator[list[Utterance]]:
 
 
 def frame_classes(batch: list[Utterance], frames: int) -> torch.Tensor:
-    """(utterances, frames) classes of the auxiliary classifier; UNKNOWN where the digits' places are not known."""
+    """The classes for the auxiliary classifier, UNKNOWN if the digits' places are unknown; shape (utterances, frames)."""
     classes = torch.full((len(batch), frames), SILENCE)
     for row, utterance in enumerate(batch):
         if not utterance.spans:
@@ -105,7 +108,7 @@ def frame_classes(batch: list[Utterance], frames: int) -> torch.Tensor:
 def loss_of(
     model: Wav2Vec2ForCTC, classifier: nn.Linear, processor: Wav2Vec2Processor, batch: list[Utterance], weight: float
 ) -> torch.Tensor:
-    """CTC loss plus `weight` times the auxiliary frame loss. Padding counts as audio whose label is blank."""
+    """The CTC loss plus `weight` times the auxiliary frame loss. Padding counts as audio with the label blank."""
     width = max(len(utterance.samples) for utterance in batch)
     values = torch.zeros(len(batch), width)
     for row, utterance in enumerate(batch):
@@ -123,14 +126,14 @@ def loss_of(
 
 
 def learning_rate(peak: float, done: float) -> float:
-    """Warm-up over the first 3%, constant to 30%, then cosine to zero. `done` is the finished share of the steps."""
+    """The learning rate: warm-up to 3%, constant to 30%, then cosine to zero. `done`: the finished share of the steps."""
     if done < 0.3:
         return peak * min(1.0, done / 0.03 + 1e-3)
     return peak * 0.5 * (1 + float(np.cos(np.pi * (done - 0.3) / 0.7)))
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Builds the corpus, trains, and saves the moving average of the weights."""
+    """Builds the corpus, trains the model, and saves the moving average of its weights."""
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     rng = np.random.default_rng(arguments.seed)
@@ -173,13 +176,13 @@ def train(arguments: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def update_average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    """Moves `averaged` towards `model`: averaged = decay * averaged + (1 - decay) * model."""
+    """Updates the moving average: averaged = decay * averaged + (1 - decay) * model."""
     for mean, value in zip(averaged.parameters(), model.parameters(), strict=True):
         mean.lerp_(value, 1 - decay)
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Reads the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recordings", type=Path, required=True, help="Parquet with columns audio, digit, speaker")
     parser.add_argument("--out", type=Path, required=True, help="folder for the trained model")

@@ -26,7 +26,7 @@ from dray.pipelines.errors import RowError, reason
 if TYPE_CHECKING:
     import fsspec
 
-TASK_BYTES = 64 << 20  # a read task's share of the input
+TASK_BYTES = 64 << 20  # about the most bytes of a read task
 
 
 @dataclass(frozen=True)

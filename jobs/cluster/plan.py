@@ -27,10 +27,10 @@ SMALLEST_BLOCK, LARGEST_BLOCK = 8, 4096  # rows, if there are enough
 BLOCK_BYTES = 64 << 20  # of input: a block must not fill the object store; a single row may be larger
 DRIVER_S = 0.1  # time of the driver's one loop for each block; measured: up to 0.07. More actors need longer blocks
 BLOCKS = 5  # fewest for each actor, so that all end at about the same time
-MOST_HELPERS = 32  # preprocessing actors for one model actor; an accelerator is faster than many CPUs, but has limits
+MOST_HELPERS = 32  # preprocessing actors for one model actor: an accelerator needs many, but not any number
 CPU_FLOPS, ACCELERATOR_FLOPS = 4e10, 2e13  # guesses, per second, of one thread and of one device; they only size blocks
 ROW_SECONDS = 5e-4  # overhead of a row
-TUNING_SHARE, LEAST_TUNING, MOST_TUNING = 0.02, 1.0, 8.0  # share of a job's time; seconds: less is useless, more is not needed
+TUNING_SHARE, LEAST_TUNING, MOST_TUNING = 0.02, 1.0, 8.0  # share of a job's time; seconds: fewer are useless, more unneeded
 
 
 @dataclass(frozen=True)
