@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,8 @@ from pydantic import (
     field_validator,
 )
 
-from dray.pipelines.errors import ConfigError, nearest
+from dray.pipelines.config_errors import explain
+from dray.pipelines.errors import ConfigError
 
 OPENAI = "openai"  # input.format of OpenAI's Batch files
 RENAMED = {"engine.actors": "engine.copies"}  # keys of earlier versions, which still work -> their names now
@@ -224,7 +225,7 @@ def parse_config(raw: Mapping[str, object]) -> JobConfig:
     try:
         return JobConfig.model_validate(_with_new_names(raw))
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        raise ConfigError(explain(error, JobConfig)) from None
 
 
 def _with_new_names(raw: Mapping[str, object]) -> Mapping[str, object]:
@@ -265,42 +266,3 @@ def _assignment(text: str) -> tuple[str, object]:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError:
         return key.strip(), value
-
-
-def _explain(error: ValidationError) -> str:
-    """The first mistake as a sentence. Unknown keys come first, since a misspelt key is also a missing one."""
-    details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
-    detail = details[0]
-    location = [str(part) for part in detail["loc"]]
-    name = ".".join(location)
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key {name}{nearest(location[-1], _known_keys(location[:-1]))}"
-    if detail["type"] == "missing":
-        return f"{name} is missing"
-    got = detail["input"]
-    return f"{_public_name(location)}: {detail['msg'].removeprefix('Value error, ')}, got {got!r}"
-
-
-def _public_name(location: list[str]) -> str:
-    """The key's path, without the names that pydantic adds for the members of a union."""
-    model: type[BaseModel] = JobConfig
-    name: list[str] = []
-    for part in location:
-        field = model.model_fields.get(part)
-        if field is None:
-            break
-        name.append(part)
-        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            break
-        model = field.annotation
-    return ".".join(name) or ".".join(location)
-
-
-def _known_keys(parents: Iterable[str]) -> list[str]:
-    model: type[BaseModel] = JobConfig
-    for parent in parents:
-        annotation = model.model_fields[parent].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)

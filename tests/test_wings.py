@@ -14,7 +14,7 @@ ENTRIES = ("cli", "run", "serve", "submit", "tune", "verify")
 # Each wing may import those that it names here, and no others. Every wing stands below those that name it: there is no circle.
 PIPELINES = {
     "pipelines": (),
-    "pipelines.internals": (),
+    "pipelines.internals": ("pipelines",),
     "pipelines.batching": ("pipelines", "pipelines.internals"),
     "pipelines.media": ("pipelines",),
     "pipelines.generation": ("pipelines", "pipelines.internals", "pipelines.batching"),

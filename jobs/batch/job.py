@@ -21,7 +21,6 @@ from dray.jobs.batch.datasink import Sink, WriteTotals
 from dray.jobs.batch.datasource import pieces
 from dray.jobs.batch.dtype import decided
 from dray.jobs.batch.ledger import Count, Ledger
-from dray.jobs.batch.openai_batch import write_batch_files
 from dray.jobs.batch.preflight import Job, check
 from dray.jobs.batch.progress import ProgressLine
 from dray.jobs.batch.report import render
@@ -31,6 +30,7 @@ from dray.jobs.cluster.plan import Plan, cluster_nodes, free_nodes, make_plan
 from dray.jobs.cluster.ray_internals import execution_callback
 from dray.jobs.keys import KeySet
 from dray.jobs.outputs.commits import checkpoint_config, finished_keys
+from dray.jobs.outputs.openai_batch import write_batch_files
 from dray.jobs.outputs.retry import attempts, failed_rows
 from dray.jobs.storage.folder import REPORT, SUMMARY
 from dray.pipelines.config import OPENAI, JobConfig

@@ -9,7 +9,6 @@ from typing import cast
 import pyarrow as pa
 
 from dray.jobs.batch import rows
-from dray.jobs.batch.memory import peak_bytes, trim_memory
 from dray.jobs.batch.worker import Stopwatch, Worker, account, learn
 from dray.jobs.columns import KEY, READ_S
 from dray.pipelines.batching.parts import Output, Part
@@ -17,6 +16,7 @@ from dray.pipelines.engine.block import Outcome, postprocess_item, predict, prep
 from dray.pipelines.engine.forward import forward_parts
 from dray.pipelines.errors import RowError
 from dray.pipelines.media.fetch import ahead
+from dray.pipelines.memory import peak_bytes, trim_memory
 from dray.pipelines.meter import Meter
 from dray.pipelines.phases.item import Item
 from dray.pipelines.tasks.arrow import decode, encode

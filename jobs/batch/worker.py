@@ -12,12 +12,12 @@ import pyarrow as pa
 from ray.actor import ActorHandle
 
 from dray.jobs.batch.ledger import LedgerClient
-from dray.jobs.batch.memory import peak_bytes
 from dray.jobs.storage.s3 import install
 from dray.pipelines.batching.parts import Part
 from dray.pipelines.engine.model_threads import ModelThreads
 from dray.pipelines.engine.tuning_cache import Tuner
 from dray.pipelines.engine.watchdog import Watchdog
+from dray.pipelines.memory import peak_bytes
 from dray.pipelines.meter import Meter
 from dray.pipelines.models.loading import in_passing_thread, load_phases
 from dray.pipelines.models.resolved import ResolvedModel

@@ -12,8 +12,9 @@ import math
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dray.pipelines.memory import free_memory
 
 if TYPE_CHECKING:
     import torch
@@ -98,17 +99,6 @@ def _is_plain(layer: nn.Module) -> bool:
         and weight.device.type == "cpu"
         and (forward is None or type(forward) is PackedLinear)
     )
-
-
-def free_memory() -> float:
-    """The bytes that this process may still allocate, limited by the machine and its container."""
-    import psutil
-
-    free = float(psutil.virtual_memory().available)
-    with contextlib.suppress(OSError, ValueError):  # no such limit
-        limit, used = (Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current"))
-        free = min(free, float(limit) - float(used))
-    return free
 
 
 @functools.cache

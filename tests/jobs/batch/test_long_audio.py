@@ -52,7 +52,7 @@ def job(models, folder: Path, recording: Path) -> JobConfig:
 
 MEMORY = """
 import sys, pyarrow as pa
-from dray.jobs.batch.memory import peak_bytes
+from dray.pipelines.memory import peak_bytes
 from dray.jobs.batch.stages import Preprocess
 from dray.jobs.batch.worker import Worker
 from dray.jobs.columns import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import resource
 import sys
+from pathlib import Path
 
 
 def peak_bytes() -> int:
@@ -20,3 +21,14 @@ def trim_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def free_memory() -> float:
+    """The bytes that this process may still allocate, limited by the machine and its container."""
+    import psutil
+
+    free = float(psutil.virtual_memory().available)
+    with contextlib.suppress(OSError, ValueError):  # no such limit
+        limit, used = (Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current"))
+        free = min(free, float(limit) - float(used))
+    return free

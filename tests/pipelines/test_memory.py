@@ -5,7 +5,7 @@ import ctypes
 import psutil
 import pytest
 
-from dray.jobs.batch.memory import trim_memory
+from dray.pipelines.memory import trim_memory
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library has no malloc_trim")
