@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dray.jobs.storage.folder import output_folder
+from dray.jobs.storage.folder import Folder, output_folder
 from dray.pipelines.config import load_config
 from dray.pipelines.errors import ConfigError, UsageError, first_line
 
@@ -42,13 +42,7 @@ def submit(config: str, overrides: Sequence[str], fresh: bool, address: str, wai
     from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
-    output = output_folder(load_config(config, overrides))
-    if output.is_local and not os.path.isabs(output.url):
-        print(
-            f"dray: output.path {output.url} is relative: on the cluster it lies in the job's working directory, which Ray "
-            "deletes in time; set an absolute path or a bucket to keep it",
-            file=sys.stderr,
-        )
+    _warn_of_relative(output_folder(load_config(config, overrides)))
     relative = os.path.relpath(config)
     if relative.startswith(".."):
         raise ConfigError(f"{config} lies outside the current directory, which is what the cluster is sent")
@@ -69,6 +63,15 @@ def submit(config: str, overrides: Sequence[str], fresh: bool, address: str, wai
         stop = f"ray job stop {job} --address {address}"
         print(f"\ndray: {job} goes on without this terminal; `{stop}` stops it", file=sys.stderr)
         return 1
+
+
+def _warn_of_relative(output: Folder) -> None:
+    if output.is_local and not os.path.isabs(output.url):
+        print(
+            f"dray: output.path {output.url} is relative: on the cluster it lies in the job's working directory, which Ray "
+            "deletes in time; set an absolute path or a bucket to keep it",
+            file=sys.stderr,
+        )
 
 
 def _follow(client: JobSubmissionClient, job: str) -> int:

@@ -11,7 +11,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 
 from dray.jobs.online import openai_routes, ui
-from dray.jobs.online.middleware import RequestGuard, Told
+from dray.jobs.online.middleware import OnAnswer, RequestGuard
 from dray.jobs.online.requests import CancelledRequest, TextStream, body_of, event, outcomes, taking
 from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import BusyError, DrayError, LimitError, RequestError, RowError
@@ -27,7 +27,11 @@ log = logging.getLogger("dray")
 
 
 def make_app(
-    service: Service, config: JobConfig, name: str, keys: Sequence[str] = (), told: Told = lambda path, status, seconds: None
+    service: Service,
+    config: JobConfig,
+    name: str,
+    keys: Sequence[str] = (),
+    on_answer: OnAnswer = lambda path, status, seconds: None,
 ) -> FastAPI:
     """The app of one model.
 
@@ -36,16 +40,24 @@ def make_app(
         config: the config, whose `serve` section sets the limits.
         name: the model's name for clients.
         keys: API keys; a client must send one of them, unless there are none.
-        told: called after every request with its route, status and seconds.
+        on_answer: called after every request with its route, status and seconds.
     """
     app = FastAPI(title=f"dray: {name}", description=f"{service.task.name} with {name}")
     admission = Admission(tuple(config.serve.urls), config.serve.max_bytes)
-    app.add_middleware(RequestGuard, keys=keys, told=told, failed=_failed)
+    app.add_middleware(RequestGuard, keys=keys, on_answer=on_answer, failed=_failed)
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(RowError, _refused)
     app.add_exception_handler(BusyError, _busy)
-    app.add_exception_handler(CancelledRequest, _gone)
-    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(CancelledRequest, _cancelled)
+    app.add_exception_handler(ClientDisconnect, _cancelled)
+    _add_inference(app, service, admission, name)
+    openai_routes.add(app, service, admission, name)
+    ui.add(app, service, name, keys, config.serve.max_bytes)
+    return app
+
+
+def _add_inference(app: FastAPI, service: Service, admission: Admission, name: str) -> None:
+    """Adds the paths of Hugging Face's inference protocol."""
 
     @app.get("/healthz")
     async def healthz() -> dict[str, object]:
@@ -55,7 +67,7 @@ def make_app(
     @app.post("/", openapi_extra=taking(huggingface.SCHEMA))
     async def infer(request: Request) -> Response:
         """Hugging Face's inference protocol: {"inputs": ..., "parameters": {...}}, or the bytes of a media file."""
-        body = await body_of(request, config.serve.max_bytes)
+        body = await body_of(request, admission.max_bytes)
         inference = await huggingface.read_request(service.task, body, request.headers.get("content-type", ""), admission)
         if inference.stream:
             return await _streamed(request, service, inference)
@@ -69,10 +81,6 @@ def make_app(
         if model.removesuffix(f"/pipeline/{service.task.name}") != name:
             raise RequestError(f"no such model here: {model[:200]}; there is {name}", 404)
         return await infer(request)
-
-    openai_routes.add(app, service, admission, name)
-    ui.add(app, service, name, keys, config.serve.max_bytes)
-    return app
 
 
 async def _streamed(request: Request, service: Service, inference: huggingface.InferenceRequest) -> Response:
@@ -116,7 +124,7 @@ def _error(request: Request, message: str, status: int, headers: dict[str, str] 
     return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": None}}, status, headers)
 
 
-async def _gone(request: Request, error: Exception) -> Response:
+async def _cancelled(request: Request, error: Exception) -> Response:
     return Response(status_code=CLOSED)
 
 

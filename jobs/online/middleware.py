@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 OPEN = ("/healthz", "/ui")  # paths without a key; the page at /ui has its own login
 LONGEST_ID = 64  # most characters of a request's name from a client
 
-Told = Callable[[str, int, float], None]
+OnAnswer = Callable[[str, int, float], None]
 Failed = Callable[[Request, Exception], Awaitable[Response]]
 
 log = logging.getLogger("dray.requests")
@@ -29,7 +29,7 @@ class RequestGuard:
         self,
         app: ASGIApp,
         keys: Sequence[str] = (),
-        told: Told = lambda path, status, seconds: None,
+        on_answer: OnAnswer = lambda path, status, seconds: None,
         failed: Failed | None = None,
     ) -> None:
         """Wraps an app.
@@ -37,10 +37,10 @@ class RequestGuard:
         Args:
             app: the app that answers.
             keys: API keys; a client must send one of them, unless there are none.
-            told: called after every request with its route, status and seconds.
+            on_answer: called after every request with its route, status and seconds.
             failed: makes the answer to a request for which the app raises.
         """
-        self._app, self._keys, self._told, self._failed = app, [key.encode() for key in keys], told, failed
+        self._app, self._keys, self._on_answer, self._failed = app, [key.encode() for key in keys], on_answer, failed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request, as ASGI defines it."""
@@ -70,7 +70,7 @@ class RequestGuard:
             await answer(scope, receive, named)
         finally:
             seconds = time.perf_counter() - started
-            self._told(getattr(scope.get("route"), "path", "other"), status, seconds)
+            self._on_answer(getattr(scope.get("route"), "path", "other"), status, seconds)
             line = {
                 "id": name,
                 "method": scope["method"],

@@ -82,34 +82,6 @@ def _add_speech(app: FastAPI, service: Service, admission: Admission, name: str)
 def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -> None:
     pipe = service.phases.pipe
 
-    async def streamed(request: Request, item: Item, body: openai.Chat | openai.Complete, limit: int | None) -> Response:
-        stream, answer = TextStream(service, item), openai_text.Answer(body.stops, limit, pipe)
-        await stream.first_piece(request)
-        pieces = openai_text.Pieces(name, is_chat=isinstance(body, openai.Chat))
-        with_usage = bool((body.stream_options or {}).get("include_usage"))
-
-        async def events() -> AsyncIterator[bytes]:
-            try:
-                for first in pieces.first():
-                    yield event(first)
-                async for piece in stream.pieces():
-                    if shown := answer.add(piece):
-                        yield event(pieces.piece(shown))
-                    if answer.has_stopped:
-                        break
-                if rest := answer.add("", is_last=True):
-                    yield event(pieces.piece(rest))
-                tokens = 0 if answer.has_stopped else round((await stream.outcome()).meter.elements)
-                for last in pieces.last(answer, tokens, with_usage):
-                    yield event(last)
-                yield b"data: [DONE]\n\n"
-            except DrayError as error:  # the answer has begun, so its status cannot change
-                yield event({"error": {"message": str(error), "type": "server_error", "param": None, "code": None}})
-            finally:
-                stream.cancel()
-
-        return StreamingResponse(events(), media_type="text/event-stream", background=BackgroundTask(stream.cancel))
-
     @app.post("/v1/chat/completions", openapi_extra=taking(openai.Chat.model_json_schema()))
     async def chat(request: Request) -> Response:
         """The next message of a conversation."""
@@ -119,7 +91,7 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
         if body.stream:
             if body.n > 1:
                 raise RequestError("n: one answer at a time is streamed")
-            return await streamed(request, item, body, limit)
+            return await _streamed(request, service, name, item, body)
         (outcome,) = await outcomes(request, service, [item])
         choices = openai_text.choices_of_chat(pipe, body, outcome.prediction, limit)  # type: ignore[arg-type]
         return JSONResponse(openai_text.chat_answer(name, choices, round(outcome.meter.elements)))
@@ -133,10 +105,41 @@ def _add_text(app: FastAPI, service: Service, admission: Admission, name: str) -
         if body.stream:
             if body.n > 1 or len(items) > 1:
                 raise RequestError("n, prompt: one answer at a time is streamed")
-            return await streamed(request, items[0], body, limit)
+            return await _streamed(request, service, name, items[0], body)
         done = await outcomes(request, service, items)
         choices = openai_text.choices_of_completion(pipe, body, items, [each.prediction for each in done], limit)
         return JSONResponse(openai_text.completion_answer(name, choices, round(sum(each.meter.elements for each in done))))
+
+
+async def _streamed(request: Request, service: Service, name: str, item: Item, body: openai.Chat | openai.Complete) -> Response:
+    """Generated text in OpenAI's events, as it comes."""
+    pipe, limit = service.phases.pipe, service.phases.most_tokens(item)
+    stream, answer = TextStream(service, item), openai_text.Answer(body.stops, limit, pipe)
+    await stream.first_piece(request)
+    pieces = openai_text.Pieces(name, is_chat=isinstance(body, openai.Chat))
+    with_usage = bool((body.stream_options or {}).get("include_usage"))
+
+    async def events() -> AsyncIterator[bytes]:
+        try:
+            for first in pieces.first():
+                yield event(first)
+            async for piece in stream.pieces():
+                if shown := answer.add(piece):
+                    yield event(pieces.piece(shown))
+                if answer.has_stopped:
+                    break
+            if rest := answer.add("", is_last=True):
+                yield event(pieces.piece(rest))
+            tokens = 0 if answer.has_stopped else round((await stream.outcome()).meter.elements)
+            for last in pieces.last(answer, tokens, with_usage):
+                yield event(last)
+            yield b"data: [DONE]\n\n"
+        except DrayError as error:  # the answer has begun, so its status cannot change
+            yield event({"error": {"message": str(error), "type": "server_error", "param": None, "code": None}})
+        finally:
+            stream.cancel()
+
+    return StreamingResponse(events(), media_type="text/event-stream", background=BackgroundTask(stream.cancel))
 
 
 async def _form(request: Request, most: int) -> tuple[dict[str, Any], bytes]:
