@@ -181,6 +181,11 @@ class JobConfig(Section):
     errors: ErrorsConfig = ErrorsConfig()
     serve: ServeConfig = ServeConfig()
 
+    @property
+    def model_name(self) -> str:
+        """The name of the model for people: as the config gives it, or else the task, whose default model is meant."""
+        return self.model or str(self.task)
+
     @field_validator("model")
     @classmethod
     def _model_or_task(cls, model: str | None, info: ValidationInfo) -> str | None:

@@ -75,7 +75,7 @@ def render(summary: Figures, config: JobConfig) -> str:
         for name, value in phases.items()
     )
     return page.substitute(
-        title=html.escape(f"{config.task or 'job'} with {config.model or 'its default model'}"),
+        title=html.escape(f"{config.task or 'job'} with {config.model_name}"),
         figures="".join(
             f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in figures(summary)
         ),

@@ -75,11 +75,10 @@ def build(config: JobConfig, listen: tuple[str, int] | None = None) -> Applicati
         graceful_shutdown_timeout_s=GRACE_S,
         **scaling,
     )
-    name = config.model or str(config.task)
     keys = tuple(key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip())
     if KEYS in os.environ and not keys:
         raise ConfigError(f"{KEYS} is set and holds no key; unset it to let everybody in")
-    application: Application = deployment.bind(config.model_dump(mode="json"), name, threads, keys, listen)
+    application: Application = deployment.bind(config.model_dump(mode="json"), config.model_name, threads, keys, listen)
     return application
 
 

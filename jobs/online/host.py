@@ -45,7 +45,7 @@ def run(config: JobConfig, address: str | None = None) -> None:
     with connected(cluster), contextlib.suppress(KeyboardInterrupt), stop.on_sigterm():
         service = _Direct(config, place) if is_own and config.serve.max_replicas == 1 else _Proxied(config, place)
         url = service.start()
-        print(f"serving {config.model or config.task} at {url}", flush=True)
+        print(f"serving {config.model_name} at {url}", flush=True)
         stop.wait()
         print("finishing what is under way", flush=True)
         service.stop()

@@ -68,7 +68,7 @@ class Requests(Phases):
         self._plain = find_task(task.name)
         super().__init__(pipe, config, self._plain)
         self.task = task
-        self._name = config.model or task.name
+        self._name = config.model_name
         self._settings: Any = config.parameters.get("generate_kwargs") or {}
 
     def check(self, item: Item) -> None:
