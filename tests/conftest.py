@@ -63,7 +63,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
     log = tmp_path_factory.mktemp("ray") / "head.log"
     scripts = Path(sys.executable).parent
-    command = [str(scripts / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={gcs}"]
+    command = [str(scripts / "ray"), "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", f"--port={gcs}"]
     command += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}"]
     command += ["--min-worker-port=0", "--max-worker-port=0"]
     # As from an activated environment: the `python` of a submitted job is the first one on the head's PATH.

@@ -60,7 +60,13 @@ def test_every_console_block_is_run_or_says_why_not():
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.mark == "run"], ids=lambda block: block.name)
 def test_commands_print_what_the_page_shows(block):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    settings = {"PATH": path, "RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1", "RAY_ADDRESS": "local"}
+    settings = {
+        "PATH": path,
+        "RAY_AUTH_MODE": "disabled",
+        "HF_HUB_OFFLINE": "1",
+        "RAY_ADDRESS": "local",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     output = ""
     for command in block.commands:
         done = subprocess.run(
