@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dray: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ndray: interrupted; the same command continues", file=sys.stderr)
+        rest = "; the same command without --fresh continues" if parsed.call == "main" and parsed.module == "run" else ""
+        print(f"\ndray: interrupted{rest}", file=sys.stderr)
         return 1
     return code
 

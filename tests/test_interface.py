@@ -92,3 +92,11 @@ def test_importing_it_takes_no_time():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
     assert not set(loaded.split()) & {"ray", "torch", "transformers", "pyarrow", "numpy", "pydantic", "yaml"}
     assert set(dray.__all__) <= set(dir(dray)) | {"JobConfig"}
+
+
+def test_a_file_that_is_being_written_is_not_loaded(raw, tmp_path):
+    dray.run(raw)
+    folder = tmp_path / "out/data/status=ok"
+    (file, *_) = sorted(folder.iterdir())
+    (folder / f".{file.stem}0.parquet.part").write_bytes(b"half of a file")
+    assert dray.load(tmp_path / "out").count_rows() == 12

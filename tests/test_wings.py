@@ -10,7 +10,8 @@ import pytest
 from support.places import ROOT
 
 ENTRIES = ("cli", "run", "serve", "submit", "tune", "verify")
-# A wing is a folder; the modules at the top of jobs/ are two: the entries, and the names of columns and keys.
+# A wing is a folder; the modules at the top of jobs/ are two: the entries, and what all wings of
+# jobs/ need: names of columns, keys, versions.
 # Each wing may import those that it names here, and no others. Every wing stands below those that name it: there is no circle.
 PIPELINES = {
     "pipelines": (),

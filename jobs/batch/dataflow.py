@@ -14,7 +14,7 @@ from dray.jobs.batch.datasource import Piece, RowsDatasource
 from dray.jobs.batch.gather import Gather
 from dray.jobs.batch.preflight import Job
 from dray.jobs.batch.stages import Forward, Fused, Postprocess, Preprocess
-from dray.jobs.batch.worker import Worker
+from dray.jobs.batch.worker import WorkerSpec
 from dray.jobs.cluster.plan import Plan, Pool
 from dray.jobs.cluster.ray_internals import set_task_cpus
 from dray.jobs.inputs.dataset import Input
@@ -33,12 +33,12 @@ def read(data: Input, left: Sequence[Piece], finished: KeySet, plan: Plan) -> Da
 
 def build(rows: Dataset, job: Job, plan: Plan, ledger: ActorHandle) -> Dataset:
     """Rows with arguments -> rows with `prediction` or `error`."""
-    worker = Worker(job.model, job.schema, plan.threads, plan.model.gpus > 0, ledger, plan.tuning_s)
+    worker = WorkerSpec(job.model, job.schema, plan.threads, plan.model.gpus > 0, ledger, plan.tuning_s)
     if plan.layout == "fused":
         return _pool(rows, Fused, plan.model, plan, worker)
     assert plan.preprocess is not None
     assert plan.postprocess is not None
-    helper = Worker(job.model, job.schema, threads=1, accelerator=False, ledger=ledger)
+    helper = WorkerSpec(job.model, job.schema, threads=1, accelerator=False, ledger=ledger)
     rows = _pool(rows, Preprocess, plan.preprocess, plan, helper)
     rows = _pool(rows, Forward, plan.model, plan, worker)
     if plan.gather is not None:

@@ -19,7 +19,7 @@ from pyarrow.fs import FileType
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import BlockBasedFileDatasink, WriteResult
 
-from dray.jobs.columns import ERROR, ERRORS, ID, KEEP, KEY, POSITION, PREDICTION, SOURCE
+from dray.jobs.columns import ERROR, ERROR_TYPE, ID, KEEP, KEY, POSITION, PREDICTION, SOURCE
 from dray.jobs.outputs.commits import DATA, is_committed, task_of
 from dray.jobs.outputs.lease import refuse_other
 from dray.jobs.outputs.rows_in_files import as_json, count_rows, with_versions
@@ -87,22 +87,22 @@ class Sink(BlockBasedFileDatasink):  # type: ignore[misc]  # Ray is untyped
         return WriteTotals(ok, failed, write_s=time.perf_counter() - started, meter=_sum(table["meter"]))
 
     def _write(self, name: str, table: pa.Table) -> tuple[int, int]:
-        is_failed = pc.is_valid(table[ERRORS])
+        is_failed = pc.is_valid(table[ERROR])
         ok, failed = table.filter(pc.invert(is_failed)), table.filter(is_failed)
         self._write_subtitles(ok)
         self._write_file("ok", name, ok, {PREDICTION: ok[PREDICTION]})
         position = pc.if_else(pc.greater_equal(failed[POSITION], 0), failed[POSITION], None)
-        self._write_file("failed", name, failed, {POSITION: position, ERRORS: self._with_attempts(failed)})
+        self._write_file("failed", name, failed, {POSITION: position, ERROR: self._with_attempts(failed)})
         refuse_other(self._output, self._run)
         return ok.num_rows, failed.num_rows
 
     def _with_attempts(self, failed: pa.Table) -> pa.Array:
         """The errors with the attempts of all runs added up."""
         if not failed.num_rows or self._tried is None:
-            return failed[ERRORS]
+            return failed[ERROR]
         tried: dict[int, int] = ray.get(self._tried)
-        rows = zip(failed[KEY].to_pylist(), failed[ERRORS].to_pylist(), strict=True)
-        return pa.array([{**error, "attempts": error["attempts"] + tried.get(key, 0)} for key, error in rows], ERROR)
+        rows = zip(failed[KEY].to_pylist(), failed[ERROR].to_pylist(), strict=True)
+        return pa.array([{**error, "attempts": error["attempts"] + tried.get(key, 0)} for key, error in rows], ERROR_TYPE)
 
     def _count(self, status: str, name: str) -> int:
         path = posixpath.join(self.path, f"status={status}", name)

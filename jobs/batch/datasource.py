@@ -15,7 +15,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from dray.jobs.batch.rows import error_array
-from dray.jobs.columns import ARGUMENT, ERROR, ERRORS, ID, KEEP, KEY, POSITION, READ_S, SOURCE
+from dray.jobs.columns import ARGUMENT, ERROR, ERROR_TYPE, ID, KEEP, KEY, POSITION, READ_S, SOURCE
 from dray.jobs.inputs.dataset import Columns, Input, is_damage
 from dray.jobs.inputs.formats.file import InputFile
 from dray.jobs.inputs.formats.registry import FORMATS
@@ -89,7 +89,7 @@ def _nothing(columns: Columns) -> pa.Table:
     """A table without rows, with the columns that the dataflow sees."""
     needed = pa.schema([(column, columns.types[column]) for column in columns.needed]).empty_table()
     arguments = {ARGUMENT + argument: needed[column] for argument, column in columns.arguments.items()}
-    return pa.table({KEY: pa.array([], pa.uint64()), **arguments, ERRORS: pa.array([], ERROR)})
+    return pa.table({KEY: pa.array([], pa.uint64()), **arguments, ERROR: pa.array([], ERROR_TYPE)})
 
 
 class RowsDatasource(Datasource):  # type: ignore[misc]  # Ray is untyped
@@ -162,8 +162,8 @@ def tables(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Colum
     Columns: key, id, source, position, arguments, kept columns, seconds of reading, errors. Rows that cannot be read have an
     error instead of arguments.
     """
-    for spans in _together(_spans(fs, group, columns)):
-        table = _table(spans, columns)
+    for reads in _together(_reads(fs, group, columns)):
+        table = _table(reads, columns)
         if len(finished.starts):
             table = table.filter(pa.array(~finished.holds(table[KEY].to_numpy())))
         if table.num_rows:
@@ -193,7 +193,7 @@ class _ReadRows:
         return int(self.batch.num_rows)
 
 
-def _spans(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Columns) -> Iterator[_ReadRows]:
+def _reads(fs: fsspec.AbstractFileSystem, group: Iterable[Piece], columns: Columns) -> Iterator[_ReadRows]:
     for piece in group:
         source, position = piece.source, piece.first
         started = time.perf_counter()
@@ -221,16 +221,16 @@ def _unreadable(rows: int, columns: Columns) -> pa.RecordBatch:
     return pa.record_batch([pa.nulls(rows, kind) for kind in types.values()], list(types))
 
 
-def _together(spans: Iterable[_ReadRows]) -> Iterator[list[_ReadRows]]:
+def _together(reads: Iterable[_ReadRows]) -> Iterator[list[_ReadRows]]:
     """Groups of neighbours with the same columns, each small enough for one table: many small files make one group."""
     held: list[_ReadRows] = []
     rows = size = 0
-    for span in spans:
-        if held and (rows + span.rows > READ_ROWS or span.batch.schema != held[0].batch.schema):
+    for read in reads:
+        if held and (rows + read.rows > READ_ROWS or read.batch.schema != held[0].batch.schema):
             yield held
             held, rows, size = [], 0, 0
-        held.append(span)
-        rows, size = rows + span.rows, size + span.batch.nbytes
+        held.append(read)
+        rows, size = rows + read.rows, size + read.batch.nbytes
         if size >= READ_BYTES:
             yield held
             held, rows, size = [], 0, 0
@@ -238,17 +238,17 @@ def _together(spans: Iterable[_ReadRows]) -> Iterator[list[_ReadRows]]:
         yield held
 
 
-def _table(spans: Sequence[_ReadRows], columns: Columns) -> pa.Table:
-    batch = pa.Table.from_batches([span.batch for span in spans])
-    if len(spans) > 1:
+def _table(reads: Sequence[_ReadRows], columns: Columns) -> pa.Table:
+    batch = pa.Table.from_batches([read.batch for read in reads])
+    if len(reads) > 1:
         batch = batch.combine_chunks()
     types = [columns.types.get(column.name, column.type) for column in batch.schema]
     batch = batch.cast(pa.schema(list(zip(batch.column_names, types, strict=True))))
-    ids = [name for span in spans for name in span.source.ids(span.first, span.rows)]
-    sources = [span.source.name for span in spans for _ in range(span.rows)]
-    places = [np.arange(span.first, span.first + span.rows) for span in spans]
-    keys = [np.uint64(span.source.first_key) + place.astype(np.uint64) for span, place in zip(spans, places, strict=True)]
-    seconds = np.concatenate([np.full(span.rows, span.seconds / max(1, span.rows)) for span in spans])
+    ids = [name for read in reads for name in read.source.ids(read.first, read.rows)]
+    sources = [read.source.name for read in reads for _ in range(read.rows)]
+    places = [np.arange(read.first, read.first + read.rows) for read in reads]
+    keys = [np.uint64(read.source.first_key) + place.astype(np.uint64) for read, place in zip(reads, places, strict=True)]
+    seconds = np.concatenate([np.full(read.rows, read.seconds / max(1, read.rows)) for read in reads])
     named = {
         KEY: pa.array(np.concatenate(keys)),
         ID: pa.array(ids, pa.string()) if columns.id is None else batch[columns.id],
@@ -257,5 +257,5 @@ def _table(spans: Sequence[_ReadRows], columns: Columns) -> pa.Table:
     }
     named |= {KEEP + column: batch[column] for column in columns.keep}
     named |= {ARGUMENT + argument: batch[column] for argument, column in columns.arguments.items()}
-    errors = [span.error for span in spans for _ in range(span.rows)]
-    return pa.table({**named, READ_S: pa.array(seconds), ERRORS: error_array(errors)})
+    errors = [read.error for read in reads for _ in range(read.rows)]
+    return pa.table({**named, READ_S: pa.array(seconds), ERROR: error_array(errors)})

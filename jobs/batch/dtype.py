@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 from dray.jobs.batch import rows
 from dray.jobs.batch.datasource import spread_rows
 from dray.jobs.batch.preflight import Job
-from dray.jobs.batch.worker import Worker
+from dray.jobs.batch.worker import WorkerSpec
 from dray.jobs.cluster.plan import Plan
 from dray.jobs.storage.folder import PRECISION
 from dray.pipelines.config import JobConfig
@@ -29,7 +29,7 @@ def of_earlier_runs(config: JobConfig, kept: bytes | None) -> JobConfig:
     return config.model_copy(update={"engine": engine})
 
 
-def decided(job: Job, plan: Plan) -> JobConfig:
+def decide_dtype(job: Job, plan: Plan) -> JobConfig:
     """The job's config with `engine.dtype` decided, if it is auto. The decision is kept in the output folder.
 
     The model keeps the precision that it was saved in if the job is short, because a trial would take longer than it saves,
@@ -59,7 +59,7 @@ def _may_be_fast(plan: Plan) -> bool:
 
 
 def _tried(job: Job, plan: Plan) -> tuple[str, str]:
-    worker = Worker(job.model, job.schema, plan.threads, plan.model.gpus > 0)
+    worker = WorkerSpec(job.model, job.schema, plan.threads, plan.model.gpus > 0)
     options = {"num_cpus": plan.model.cpus, "num_gpus": plan.model.gpus}
     trial = ray.remote(max_calls=1, **options)(_choose)  # its process ends, and frees torch and two models
     try:
@@ -68,7 +68,7 @@ def _tried(job: Job, plan: Plan) -> tuple[str, str]:
         return "auto", f"the trial failed: {str(error).strip().splitlines()[-1]}"
 
 
-def _choose(worker: Worker, table: pa.Table) -> tuple[str, str]:
+def _choose(worker: WorkerSpec, table: pa.Table) -> tuple[str, str]:
     phases = worker.load(weights=True)
     items = [item for item in rows.items(table, phases) if isinstance(item, Item)]
     return choose(phases, items, worker.model.config.errors.timeout_s)

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from dray.jobs.batch.dataflow import build, read, write
 from dray.jobs.batch.datasink import Sink, WriteTotals
 from dray.jobs.batch.datasource import pieces
-from dray.jobs.batch.dtype import decided
+from dray.jobs.batch.dtype import decide_dtype
 from dray.jobs.batch.ledger import Count, Ledger
 from dray.jobs.batch.preflight import Job, check
 from dray.jobs.batch.progress import ProgressLine
@@ -85,7 +85,7 @@ def _run(job: Job, cluster: Cluster, started: float) -> Summary:
         if job.rows_left:
             cluster.connect()
             plan = make_plan(free_nodes(job.config.engine), job.config.engine, job.work)
-            job = dataclasses.replace(job, resolved=job.resolved.with_config(decided(job, plan)))
+            job = dataclasses.replace(job, resolved=job.resolved.with_config(decide_dtype(job, plan)))
             plan = _until_done(job, plan, written)
         _balance(job, written)
     except JobError as error:
@@ -165,7 +165,7 @@ def _execute(job: Job, plan: Plan, written: WriteTotals) -> None:
     if failure:
         raise _stopped(failure[0]) from failure[0]
     if thread.is_alive():  # two dataflows must not run at once
-        raise JobError("the workers do not stop; end those that are left on the cluster, then the same command continues")
+        raise JobError("the workers do not stop; end those that are left on the cluster, then run again without --fresh")
 
 
 def _follow(job: Job, plan: Plan, thread: threading.Thread, ledger: ActorHandle, stop: list[JobError]) -> Count:
@@ -201,7 +201,7 @@ def _here() -> NodeAffinitySchedulingStrategy:
 
 
 def _stopped(error: BaseException) -> JobError:
-    return JobError(f"the job stopped: {_cause(error)}; the same command continues it")
+    return JobError(f"the job stopped: {_cause(error)}; the same command without --fresh continues it")
 
 
 def _cause(error: BaseException) -> str:
@@ -232,7 +232,7 @@ def _settle(job: Job, written: WriteTotals, missing: Job | None) -> None:
     """Raises JobError where rows are still missing. Corrects `written` where rows were written and then rolled back."""
     if missing:
         rows = f"{missing.rows_left} of {job.rows_left} rows"
-        raise JobError(f"{rows} are missing from {job.output.url}; run the same command again")
+        raise JobError(f"{rows} are missing from {job.output.url}; run the same command again without --fresh")
     if written.ok + written.failed != job.rows_left:
         written.failed = failed_rows(job.output) - job.failed_earlier
         written.ok = job.rows_left - written.failed

@@ -119,12 +119,12 @@ def check(
     lease = Lease(resolved.output)
     lease.take()
     try:
-        work, is_known, finished = fingerprint(resolved.model, resolved.data.columns), False, FinishedRows()
+        mark, is_known, finished = fingerprint(resolved.model, resolved.data.columns), False, FinishedRows()
         if not fresh:
-            is_known = refuse_different(resolved.output, work)
+            is_known = refuse_different(resolved.output, mark)
             finished = finished_rows(config, resolved.output, resolved.data, resolved.known, again)
         job = _checked(resolved, phases, finished, lease, is_known)
-        claim(resolved.output, work, config, fresh)
+        claim(resolved.output, mark, config, fresh)
         write_inventory(resolved.output, resolved.known, resolved.data.sources)
         return dataclasses.replace(job, failed_earlier=failed_rows(resolved.output))
     except BaseException:
@@ -226,6 +226,6 @@ def _positions(phases: Phases, data: Input, sample: pa.Table) -> float:
         elif argument and pa.types.is_string(sample[argument].type):
             value_bytes = 60 * 16_000
         return max(1.0, 50 * value_bytes / 16_000)
-    new_tokens = GENERATED_TOKENS if phases.task.generates else 0
+    new_tokens = GENERATED_TOKENS if phases.task.answers_prompts else 0
     limit = getattr(phases.pipe.model.config, "max_position_embeddings", None) or 4096
     return max(1.0, min(value_bytes / 4 + new_tokens, limit))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 
-from dray.jobs.columns import ARGUMENT, ERROR, ERRORS, ID, KEEP, KEY, METER, POSITION, SOURCE
+from dray.jobs.columns import ARGUMENT, ERROR, ERROR_TYPE, ID, KEEP, KEY, METER_TYPE, POSITION, SOURCE
 from dray.pipelines.engine.block import Outcome
 from dray.pipelines.errors import RowError, first_line
 from dray.pipelines.meter import Meter
@@ -116,7 +116,7 @@ def _check(outcome: Outcome, schema: pa.DataType) -> None:
 
 def errors(table: pa.Table) -> list[RowError | None]:
     """The column `error` as RowErrors; None for rows without an error."""
-    column = table[ERRORS]
+    column = table[ERROR]
     if column.null_count == table.num_rows:
         return [None] * table.num_rows
     return [RowError(row["stage"], row["type"], row["message"], row["attempts"]) if row else None for row in column.to_pylist()]
@@ -128,7 +128,7 @@ def error_array(errors: Sequence[RowError | None]) -> pa.Array:
         {"stage": error.stage, "type": error.kind, "message": str(error), "attempts": error.attempts} if error else None
         for error in errors
     ]
-    return pa.array(rows, ERROR)
+    return pa.array(rows, ERROR_TYPE)
 
 
 def meters(table: pa.Table) -> list[Meter]:
@@ -138,7 +138,7 @@ def meters(table: pa.Table) -> list[Meter]:
 
 def meter_array(meters: Sequence[Meter]) -> pa.Array:
     """Meters as the column `meter`, of type METER."""
-    return pa.array([meter.values() for meter in meters], METER)
+    return pa.array([meter.values() for meter in meters], METER_TYPE)
 
 
 def with_columns(table: pa.Table, **columns: pa.Array) -> pa.Table:

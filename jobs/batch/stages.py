@@ -9,7 +9,7 @@ from typing import cast
 import pyarrow as pa
 
 from dray.jobs.batch import rows
-from dray.jobs.batch.worker import Stopwatch, Worker, account, learn
+from dray.jobs.batch.worker import Stopwatch, WorkerSpec, account, learn
 from dray.jobs.columns import KEY, READ_S
 from dray.pipelines.batching.parts import Output, Part
 from dray.pipelines.engine.block import Outcome, postprocess_item, predict, preprocess_item, sample_parts
@@ -31,7 +31,7 @@ Row = dict[str, object]
 class Fused:
     """Runs all three phases on a block of rows."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: WorkerSpec) -> None:
         self._phases = worker.load(weights=True)
         self._tuner = worker.tuner(self._phases)
         self._model_threads = worker.model_threads(self._phases)
@@ -73,7 +73,7 @@ class Fused:
 class Preprocess:
     """Preprocesses, on CPUs and without weights: rows become rows of at most SEGMENT_PARTS model inputs."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: WorkerSpec) -> None:
         self._phases = worker.load(weights=False)
         self._watchdog, self._ledger = worker.supervision("preprocess")
 
@@ -120,7 +120,7 @@ class Preprocess:
 class Forward:
     """Runs the model, with weights: rows with `parts` become rows with `outputs`; batches mix rows."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: WorkerSpec) -> None:
         self._phases = worker.load(weights=True)
         self._tuner = worker.tuner(self._phases)
         self._model_threads = worker.model_threads(self._phases)
@@ -164,7 +164,7 @@ class Forward:
 class Postprocess:
     """Postprocesses, on CPUs and without weights: rows with `outputs` become rows with `prediction`."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: WorkerSpec) -> None:
         self._phases = worker.load(weights=False)
         self._schema = worker.schema
         self._watchdog, self._ledger = worker.supervision("postprocess")

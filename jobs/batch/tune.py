@@ -18,7 +18,7 @@ from dray.jobs.batch import rows
 from dray.jobs.batch.datasource import spread_rows
 from dray.jobs.batch.preflight import Job, check
 from dray.jobs.batch.report import aligned
-from dray.jobs.batch.worker import Worker
+from dray.jobs.batch.worker import WorkerSpec
 from dray.jobs.cluster.connect import connected
 from dray.jobs.cluster.plan import POOLS, Plan, cluster_nodes, copy_bytes, free_nodes, make_plan
 from dray.pipelines.batching.parts import Limits
@@ -48,7 +48,7 @@ class CopyLayout:
 class TuningResult:
     """The results of `dray tune`. `layouts` is empty on accelerators: each has one copy of the model."""
 
-    subject: TuningKey
+    key: TuningKey
     buckets: Sequence[Bucket]
     otherwise: Limits
     layouts: Sequence[tuple[CopyLayout, float]]
@@ -56,7 +56,7 @@ class TuningResult:
 
     def table(self) -> str:
         """The results as a table for the terminal."""
-        lines = [("model", f"{self.subject.task}, {self.subject.dtype}"), ("on", self.subject.device)]
+        lines = [("model", f"{self.key.task}, {self.key.dtype}"), ("on", self.key.device)]
         for layout, rate in self.layouts:
             chosen = "  <- taken" if layout == self.layout else ""
             lines.append(
@@ -76,9 +76,9 @@ class TuningResult:
 class Probe:
     """An actor with a copy of the model, which tries batches."""
 
-    def __init__(self, worker: Worker, table: pa.Table) -> None:
+    def __init__(self, worker: WorkerSpec, table: pa.Table) -> None:
         self._phases = worker.load(weights=True)
-        self._subject = TuningKey.of(self._phases, worker.model.identity)
+        self._key = TuningKey.of(self._phases, worker.model.identity)
         self._tuner = dataclasses.replace(worker, tuning_s=SECONDS).tuner(self._phases)
         self._model_threads = worker.model_threads(self._phases)
         self._watchdog = Watchdog(worker.model.config.errors.timeout_s)
@@ -92,7 +92,7 @@ class Probe:
     def tune(self) -> tuple[TuningKey, list[Bucket], Limits]:
         """Finds the batch limits and saves them on this node."""
         buckets = self._tuner.learn(self._parts, self._watchdog)
-        return self._subject, buckets, self._tuner.limits
+        return self._key, buckets, self._tuner.limits
 
     def rate(self, seconds: float) -> float:
         """Real elements per second of all three phases, which share the cores, measured for about `seconds`."""
@@ -127,13 +127,13 @@ def tune(config: JobConfig, address: str | None = None) -> TuningResult:
                 raise JobError("dray tune: none of the rows that were tried can be preprocessed; dray run says why")
             if layouts and not any(rate for _, rate in layouts):
                 raise JobError("dray tune: the model refuses every row that was tried; dray run says why")
-            subject, buckets, otherwise = ray.get(probe.tune.remote())
+            key, buckets, otherwise = ray.get(probe.tune.remote())
             ray.kill(probe)
         except RayError as error:
             raise JobError(f"dray tune stopped: {str(error).strip().splitlines()[-1]}") from error
     if layout is not None:
-        remember_threads(job.model.identity, subject.task, layout.threads)
-    return TuningResult(subject, buckets, otherwise, layouts, layout)
+        remember_threads(job.model.identity, key.task, layout.threads)
+    return TuningResult(key, buckets, otherwise, layouts, layout)
 
 
 def chosen(layouts: Sequence[tuple[CopyLayout, float]]) -> CopyLayout | None:
@@ -159,7 +159,7 @@ def _probes(job: Job, plan: Plan, layout: CopyLayout, table: ray.ObjectRef, copi
     options = (
         {"num_cpus": 0, "num_gpus": plan.model.gpus} if plan.model.gpus else {"num_cpus": min(1.0, POOLS * layout.threads)}
     )
-    worker = Worker(job.model, job.schema, layout.threads, plan.model.gpus > 0)
+    worker = WorkerSpec(job.model, job.schema, layout.threads, plan.model.gpus > 0)
     return [ray.remote(Probe).options(**options).remote(worker, table) for _ in range(copies)]
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ray.actor import ActorHandle
 
 from dray.jobs.batch.ledger import LedgerClient
-from dray.jobs.storage.s3 import install
+from dray.jobs.storage.s3 import install_retrying_s3
 from dray.pipelines.batching.parts import Part
 from dray.pipelines.engine.model_threads import ModelThreads
 from dray.pipelines.engine.tuning_cache import Tuner
@@ -25,7 +25,7 @@ from dray.pipelines.phases.phases import Phases
 
 
 @dataclass(frozen=True)
-class Worker:
+class WorkerSpec:
     """Everything an actor needs to make its pipeline.
 
     Attributes:
@@ -48,7 +48,7 @@ class Worker:
         """Loads the pipeline into this process."""
         import torch
 
-        install()
+        install_retrying_s3()
         torch.set_num_threads(self.threads)
         device = "cuda" if self.accelerator and torch.cuda.is_available() else "cpu"
         return in_passing_thread(lambda: load_phases(self.model, weights, device))

@@ -45,7 +45,7 @@ class Cluster:
             ConfigError: nothing answers at the address.
         """
         _quiet()
-        if not ray.is_initialized() and resolved(self._address) == LOCAL:
+        if not ray.is_initialized() and answering_address(self._address) == LOCAL:
             if threading.current_thread() is threading.main_thread():  # Ray sets it only when started in the main thread
                 self._sigterm = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
             # The thread must live as long as Ray: on Linux the processes that a thread started end with the thread.
@@ -60,7 +60,7 @@ class Cluster:
             if self._started is not None:
                 self._started.result()
             elif self._is_ours:
-                _init(resolved(self._address))
+                _init(answering_address(self._address))
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _unreachable(self._address, error) from None
         context = DataContext.get_current()
@@ -119,7 +119,7 @@ def _init(address: str) -> None:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
 
 
-def resolved(address: str | None) -> str:
+def answering_address(address: str | None) -> str:
     """The address to connect to: that of a cluster that answers, or LOCAL if there is none and `address` names none.
 
     It connects first because Ray would wait for minutes for a cluster that is dead, and finds dead ones by their files.

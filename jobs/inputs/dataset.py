@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from dray.jobs.columns import ERRORS, ID, KEY, POSITION, PREDICTION, SOURCE
+from dray.jobs.columns import ERROR, ID, KEY, POSITION, PREDICTION, SOURCE
 from dray.jobs.inputs.formats.file import InputFile
 from dray.jobs.inputs.formats.registry import FORMATS
 from dray.jobs.inputs.formats.streams import is_empty
@@ -160,7 +160,7 @@ def _columns(config: JobConfig, task: Task, sources: Sequence[InputFile]) -> Col
     if main not in arguments and not (task.optional and any(name in arguments for name in others)):
         arguments[main] = _main_column(main, source)
     for column in config.output.keep:
-        if column in (ID, SOURCE, POSITION, PREDICTION, ERRORS, KEY):
+        if column in (ID, SOURCE, POSITION, PREDICTION, ERROR, KEY):
             raise InputError(f"output.keep: {column} is a column of the output itself; rename it in the input")
     return Columns(arguments, config.output.keep, config.input.id or FORMATS[source.format].id)
 

@@ -15,7 +15,7 @@ from types import FrameType
 import ray
 from ray import serve
 
-from dray.jobs.cluster.connect import LOCAL, connected, resolved
+from dray.jobs.cluster.connect import LOCAL, answering_address, connected
 from dray.jobs.cluster.ray_internals import serve_address, serve_controller
 from dray.jobs.online.deployment import GRACE_S, build
 from dray.pipelines.config import JobConfig, ServeConfig
@@ -36,7 +36,7 @@ def run(config: JobConfig, address: str | None = None) -> None:
         UsageError: the config cannot be served; in this process found before Ray is started.
         JobError: no replica starts.
     """
-    cluster = resolved(address)
+    cluster = answering_address(address)
     is_own = cluster == LOCAL and not ray.is_initialized()
     place = config.serve.host, config.serve.port or _free_port(config.serve.host)
     if is_own:

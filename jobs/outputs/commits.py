@@ -58,6 +58,12 @@ def task_of(path: str) -> str:
     return posixpath.basename(path).lstrip(".").split(".")[0]
 
 
+def result_files(output: Folder, status: str) -> dict[str, str]:
+    """Write task -> its file of rows with this status. Files that are still being written are hidden, and left out."""
+    paths = (output / DATA / f"status={status}").files()
+    return {task_of(path): path for path in paths if TASK.fullmatch(task_of(path)) and not is_hidden(path)}
+
+
 def is_committed(output: Folder, task: str) -> bool:
     """Whether a write task has been committed."""
     return bool(output.fs.exists(posixpath.join(output.path, CHECKPOINT, f"{task}.parquet")))
@@ -178,3 +184,8 @@ def undo(output: Folder, keys: KeySet) -> KeySet:
     tasks = committed_keys(output)
     void(output, [task for task, written in tasks.items() if written.counts(keys.starts, keys.stops).any()])
     return finished_keys(output)
+
+
+def is_hidden(path: str) -> bool:
+    """Whether readers of the results ignore a file."""
+    return posixpath.basename(path).startswith((".", "_"))

@@ -65,8 +65,8 @@ def public(config: JobConfig) -> str:
     return json.dumps({**shown, "model_kwargs": without_secrets(shown["model_kwargs"])}, indent=2)
 
 
-def refuse_different(output: Folder, work: Mapping[str, object]) -> bool:
-    """Whether the folder already holds results of this job; False where it is empty. `work`: the job's fingerprint.
+def refuse_different(output: Folder, mark: Mapping[str, object]) -> bool:
+    """Whether the folder already holds results of this job; False where it is empty. `mark`: the job's fingerprint.
 
     Raises:
         OutputError: it holds the results of another job, or files of unknown origin, or cannot be read.
@@ -79,16 +79,16 @@ def refuse_different(output: Folder, work: Mapping[str, object]) -> bool:
     if is_foreign:
         raise OutputError(f"output.path: {output.url}/data holds files of unknown origin; choose another folder")
     if earlier is not None:
-        _refuse_different(output.url, json.loads(earlier), work)
+        _refuse_different(output.url, json.loads(earlier), mark)
     return earlier is not None
 
 
-def claim(output: Folder, work: Mapping[str, object], config: JobConfig, fresh: bool) -> None:
+def claim(output: Folder, mark: Mapping[str, object], config: JobConfig, fresh: bool) -> None:
     """Writes the job's fingerprint and config into the output folder.
 
     Args:
         output: the output folder; created if missing.
-        work: the fingerprint.
+        mark: the fingerprint.
         config: the config, which is only kept for reference.
         fresh: delete the results of earlier runs first.
 
@@ -99,14 +99,14 @@ def claim(output: Folder, work: Mapping[str, object], config: JobConfig, fresh: 
         if fresh:
             for name in OURS:
                 (output / name).remove()
-        output.write(FINGERPRINT, json.dumps(work, indent=2, default=str))
+        output.write(FINGERPRINT, json.dumps(mark, indent=2, default=str))
         output.write(CONFIG, public(config))
     except Exception as error:  # clients of object stores raise their own classes
         raise OutputError(f"output.path: cannot write to {output.url}: {reason(error)}") from None
 
 
-def _refuse_different(url: str, earlier: Mapping[str, object], work: Mapping[str, object]) -> None:
-    before, now = dict(_leaves(earlier)), dict(_leaves(json.loads(json.dumps(work, default=str))))
+def _refuse_different(url: str, earlier: Mapping[str, object], mark: Mapping[str, object]) -> None:
+    before, now = dict(_leaves(earlier)), dict(_leaves(json.loads(json.dumps(mark, default=str))))
     for key in sorted((before.keys() | now.keys()) - set(NOT_COMPARED)):
         if before.get(key) != now.get(key):
             raise OutputError(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from dray.jobs.columns import ERRORS, ID, PREDICTION
+from dray.jobs.columns import ERROR, ID, PREDICTION
 from dray.jobs.outputs.commits import TaskFiles
 from dray.jobs.storage.folder import BATCH_ERRORS, BATCH_OUTPUT, Folder
 
@@ -27,7 +27,7 @@ def write_batch_files(output: Folder) -> None:
             file.write(_line(row, response, None))
     with output.stream(BATCH_ERRORS) as file:
         for row in _rows(output, "failed"):
-            error = row[ERRORS]
+            error = row[ERROR]
             file.write(_line(row, None, {"code": error["type"], "message": error["message"]}))
 
 

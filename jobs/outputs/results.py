@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pyarrow.dataset as pads
 from pydantic import JsonValue
 
-from dray.jobs.outputs.commits import DATA, TASK, task_of
+from dray.jobs.outputs.commits import result_files
 from dray.jobs.storage.folder import Folder
 from dray.pipelines.errors import OutputError, reason
 
@@ -17,7 +17,7 @@ def load(path: str, status: str, storage_options: Mapping[str, JsonValue]) -> pa
     """The files of one status in an output folder as a dataset. Raises OutputError where there are none."""
     folder = Folder(path, storage_options)
     try:
-        files = [file for file in (folder / DATA / f"status={status}").files() if TASK.fullmatch(task_of(file))]
+        files = sorted(result_files(folder, status).values())
     except Exception as error:  # clients of object stores raise their own classes
         raise OutputError(f"cannot read {path}: {reason(error)}") from None
     if not files:

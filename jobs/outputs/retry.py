@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import posixpath
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,13 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dray.jobs.columns import ERRORS, KEY, POSITION, SOURCE, WHOLE_FILE
+from dray.jobs.columns import ERROR, KEY, POSITION, SOURCE, WHOLE_FILE
 from dray.jobs.keys import NONE, Keys, KeySet, first_key
-from dray.jobs.outputs.commits import CHECKPOINT, TASK, THREADS, committed_keys, task_of
+from dray.jobs.outputs.commits import CHECKPOINT, THREADS, committed_keys, result_files, task_of
 from dray.jobs.outputs.rows_in_files import count_rows
 from dray.jobs.storage.folder import STATE, Folder
 
-FAILED = "data/status=failed"
 RETRIED = f"{STATE}/retried"
 BEGUN = ".begun.parquet"
 NOTES = pa.schema([("task", pa.string()), (KEY, pa.uint64()), ("attempts", pa.int32())])
@@ -44,8 +42,7 @@ def failed_keys(output: Folder) -> KeySet:
 
 def _failed_files(output: Folder) -> dict[str, str]:
     """Write task -> its file of failed rows."""
-    paths = (output / FAILED).files()
-    return {task_of(path): path for path in paths if TASK.fullmatch(posixpath.basename(path).split(".")[0])}
+    return result_files(output, "failed")
 
 
 def _all_notes(output: Folder) -> list[pa.Table]:
@@ -130,9 +127,9 @@ def _notes_of(output: Folder, path: str) -> pa.Table:
     """The failed rows of one file, in the schema NOTES."""
     with output.arrow().open_input_file(path) as file:
         if path.endswith(".parquet"):
-            rows = pq.read_table(file, columns=[SOURCE, POSITION, ERRORS]).to_pylist()
+            rows = pq.read_table(file, columns=[SOURCE, POSITION, ERROR]).to_pylist()
         else:
             rows = [json.loads(line) for line in file.read().splitlines()]
     keys = [first_key(row[SOURCE]) + (WHOLE_FILE if row[POSITION] is None else row[POSITION]) for row in rows]
-    tried = [row[ERRORS]["attempts"] for row in rows]
+    tried = [row[ERROR]["attempts"] for row in rows]
     return pa.table({"task": [task_of(path)] * len(rows), KEY: pa.array(keys, pa.uint64()), "attempts": tried}).cast(NOTES)

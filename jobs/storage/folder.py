@@ -15,7 +15,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import JsonValue
 
-from dray.jobs.storage.s3 import RetryingS3, install
+from dray.jobs.storage.s3 import RetryingS3, install_retrying_s3
 from dray.pipelines.config import JobConfig
 from dray.pipelines.transient import call_with_retries, code_of
 
@@ -31,7 +31,7 @@ BATCH_OUTPUT, BATCH_ERRORS = "batch_output.jsonl", "batch_errors.jsonl"  # besid
 
 T = TypeVar("T")
 
-install()
+install_retrying_s3()
 
 
 @dataclass(frozen=True)

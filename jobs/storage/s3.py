@@ -1,6 +1,7 @@
 """An S3 filesystem that retries single requests; other filesystems retry whole calls, see folder.py.
 
-`install` registers it in place of s3fs's. It retries requests and continues the bodies of answers where a connection broke.
+`install_retrying_s3` registers it in place of s3fs's. It retries requests, and continues the body of an answer where a
+connection broke.
 Its class is made at its first use, because importing s3fs takes long and local disk does not need it.
 """
 
@@ -27,7 +28,7 @@ PIECE = 1 << 20  # bytes of a body that are read at a time
 MAKING = threading.Lock()  # held while the class is made, so that it is made once
 
 
-def install() -> None:
+def install_retrying_s3() -> None:
     """Makes fsspec use the retrying S3 filesystem for s3:// in this process. Unpickling one installs it in other processes."""
     name = "S3FileSystem"
     for protocol in ("s3", "s3a"):

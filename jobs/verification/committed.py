@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import posixpath
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dray.jobs.columns import ERROR, ERRORS, ID, KEY, POSITION, PREDICTION, SOURCE, WHOLE_FILE
+from dray.jobs.columns import ERROR, ERROR_TYPE, ID, KEY, POSITION, PREDICTION, SOURCE, WHOLE_FILE
 from dray.jobs.inputs.dataset import Input
 from dray.jobs.inputs.inventory import Inventory
 from dray.jobs.keys import KeySet, first_key
-from dray.jobs.outputs.commits import CHECKPOINT, TaskFiles
+from dray.jobs.outputs.commits import CHECKPOINT, TaskFiles, is_hidden
 from dray.jobs.outputs.rows_in_files import versions_in
 from dray.jobs.storage.folder import Folder
 from dray.pipelines.config import JobConfig
@@ -63,7 +62,7 @@ class VerifiedJob:
         types = self.data.columns.types
         kind = pa.string() if self.data.columns.id is None else types[self.data.columns.id]
         first = [(ID, kind), (SOURCE, pa.string()), *((column, types[column]) for column in self.data.columns.keep)]
-        columns = {"ok": [*first, (PREDICTION, self.schema)], "failed": [*first, (POSITION, pa.int64()), (ERRORS, ERROR)]}
+        columns = {"ok": [*first, (PREDICTION, self.schema)], "failed": [*first, (POSITION, pa.int64()), (ERROR, ERROR_TYPE)]}
         return {status: _through_parquet(pa.schema(fields)) for status, fields in columns.items()}
 
     def name(self, path: str) -> str:
@@ -229,11 +228,6 @@ def key_of(row: Row) -> int:
     if name != source and (name != f"{source}:{position}" or not position.isdecimal()):
         raise ValueError(f"the id {name} does not name a row of {source}")
     return _first(source) + int(position)
-
-
-def is_hidden(path: str) -> bool:
-    """Whether readers of the results ignore a file."""
-    return posixpath.basename(path).startswith((".", "_"))
 
 
 def named(job: VerifiedJob, keys: Sequence[int]) -> str:

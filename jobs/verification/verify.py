@@ -16,12 +16,12 @@ from dray.jobs.batch.report import Rows, aligned
 from dray.jobs.batch.resolved import resolve
 from dray.jobs.inputs.inventory import is_same
 from dray.jobs.keys import KeySet
-from dray.jobs.outputs.commits import TASK, TaskFiles
+from dray.jobs.outputs.commits import TASK, TaskFiles, is_hidden
 from dray.jobs.outputs.fingerprint import fingerprint, refuse_different
 from dray.jobs.outputs.finished import known_files
 from dray.jobs.outputs.retry import BEGUN, RETRIED
 from dray.jobs.storage.folder import PRECISION, Folder
-from dray.jobs.verification.committed import VerifiedJob, WriteTask, checked, counted, few, is_hidden, named
+from dray.jobs.verification.committed import VerifiedJob, WriteTask, checked, counted, few, named
 from dray.jobs.verification.sample import sampled
 from dray.jobs.versions import versions
 from dray.pipelines.config import JobConfig

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dray.pipelines.batching.padding import Sharing
 from dray.pipelines.batching.parts import UNBOUNDED, Limits, Part
 from dray.pipelines.errors import FaultError, is_own_fault
-
-if TYPE_CHECKING:
-    pass
 
 FULL = 0.95  # share of data, not padding, in a batch that need not wait for parts of more similar length
 

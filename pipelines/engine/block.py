@@ -123,7 +123,7 @@ def predict(
 
     Parts that would be padded much wait for more parts of similar length, at most until the last window. At most four windows
     of parts are in memory, however long an item is: one runs, one is ready, one is being made, one waits for similar lengths.
-    With several `model_threads` there are five, since the next window is begun before the last has ended.
+    Where `model_threads.at_once` is 2 there are five, since the next window is begun before the last has ended.
 
     Returns:
         One outcome per item, in order.

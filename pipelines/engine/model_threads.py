@@ -24,7 +24,7 @@ class ModelThreads:
     """The threads that run the model of some phases.
 
     Attributes:
-        count: the number of threads; 1: the model runs in the caller's thread.
+        count: the number of threads; 1: the caller's thread, or with `apart` one thread beside it.
         turn: a lock, held by the thread that begins the windows of a block. Meanwhile other threads may postprocess their block
             or preprocess the next.
     """
@@ -48,7 +48,7 @@ class ModelThreads:
             self._pool = ThreadPoolExecutor(self.count, "model", self._settle)
             self._callers = ThreadPoolExecutor(TOGETHER, "window")
             self._free, self._own = deque(self._phases), threading.local()
-            self._turn, self._at_work = threading.Condition(), 0  # work that has all cores holds the condition's lock
+            self._idle, self._at_work = threading.Condition(), 0  # work that has all cores holds the condition's lock
             # Always the same thread, since each thread has its own helpers in torch (models/loading.py).
             self._wide = ThreadPoolExecutor(1, "wide")
 
@@ -98,8 +98,8 @@ class ModelThreads:
     def _alone(self, work: Callable[[Phases], None]) -> None:
         import torch
 
-        with self._turn:
-            self._turn.wait_for(lambda: not self._at_work)
+        with self._idle:
+            self._idle.wait_for(lambda: not self._at_work)
             torch.set_num_threads(self._all)
             try:
                 work(self._phases[0])
@@ -114,14 +114,14 @@ class ModelThreads:
         self._own.phases = self._free.popleft()
 
     def _in_thread(self, work: Callable[[Phases], None]) -> None:
-        with self._turn:
+        with self._idle:
             self._at_work += 1
         try:
             work(self._own.phases)
         finally:
-            with self._turn:
+            with self._idle:
                 self._at_work -= 1
-                self._turn.notify_all()
+                self._idle.notify_all()
 
 
 def _count(threads: int) -> int:

@@ -72,10 +72,10 @@ def device_name(device: object) -> str:
     return f"{device} {platform.processor() or platform.machine()}"
 
 
-def recall(subject: TuningKey) -> list[Bucket]:
+def recall(key: TuningKey) -> list[Bucket]:
     """The cached buckets; empty if there are none."""
     try:
-        buckets = json.loads(subject.path.read_text(encoding="utf-8"))["buckets"]
+        buckets = json.loads(key.path.read_text(encoding="utf-8"))["buckets"]
         return [
             Bucket(each["longest"], each["elements"], tuple(Trial(**trial) for trial in each["trials"])) for each in buckets
         ]
@@ -83,9 +83,9 @@ def recall(subject: TuningKey) -> list[Bucket]:
         return []
 
 
-def remember(subject: TuningKey, buckets: Sequence[Bucket]) -> None:
+def remember(key: TuningKey, buckets: Sequence[Bucket]) -> None:
     """Stores the buckets in the cache."""
-    _write(subject.path, {**asdict(subject), "buckets": [asdict(bucket) for bucket in buckets]})
+    _write(key.path, {**asdict(key), "buckets": [asdict(bucket) for bucket in buckets]})
 
 
 def recall_threads(model: str, task: str) -> int | None:
@@ -98,16 +98,16 @@ def recall_threads(model: str, task: str) -> int | None:
 
 def remember_threads(model: str, task: str, threads: int) -> None:
     """Stores the number of threads in the cache."""
-    subject = _threads_key(model, task)
-    _write(_path(subject), {**subject, "threads": threads})
+    key = _threads_key(model, task)
+    _write(_path(key), {**key, "threads": threads})
 
 
 def _threads_key(model: str, task: str) -> dict[str, object]:
     return {"model": model, "task": task, "engine": ENGINE}
 
 
-def _path(subject: Mapping[str, object]) -> Path:
-    digest = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()[:16]
+def _path(key: Mapping[str, object]) -> Path:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     return cache_folder().parent / "tuned" / f"{digest}.json"
 
 
@@ -132,9 +132,9 @@ class Tuner:
         """`batch` is `engine.batch`; `identity` the model's. `seconds` of 0: no tuning."""
         self._phases, self.seconds = phases, seconds
         self.limits = phases.limits(batch)
-        self._subject = None if isinstance(batch, int) or not phases.is_tunable else TuningKey.of(phases, identity)
-        known = recall(self._subject) if self._subject else []
-        self._tries = 0 if self._subject is None or known else TRIES
+        self._key = None if isinstance(batch, int) or not phases.is_tunable else TuningKey.of(phases, identity)
+        known = recall(self._key) if self._key else []
+        self._tries = 0 if self._key is None or known else TRIES
         self._set(known)
 
     @property
@@ -149,7 +149,7 @@ class Tuner:
         compiled or refuses a part. In the last case the next parts may be tried, TRIES times in all.
         """
         self._tries -= 1 if parts else 0
-        if self._subject is None or not parts:
+        if self._key is None or not parts:
             return []
 
         def run(batch: list[Part]) -> float:
@@ -171,7 +171,7 @@ class Tuner:
             return []
         self._tries = 0
         if buckets:
-            remember(self._subject, buckets)
+            remember(self._key, buckets)
         self._set(buckets)
         return buckets
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from dray.pipelines.errors import RowError
 
 GRACE_S = 5.0  # after the time limit; then work that blocks Python itself is ended too
-TELL_S = 1.0  # between two checks
+CHECK_S = 1.0  # between two checks
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Watchdog:
         self.timeout_s = timeout_s
         self.on_activity: Callable[[Activity], None] | None = None
         self._works: dict[int, Activity] = {}  # by thread
-        self._last: Callable[[Activity, RowError], None] | None = None
+        self._before_end: Callable[[Activity, RowError], None] | None = None
 
     @contextlib.contextmanager
     def on(self, stage: str, keys: Sequence[int], times: int = 1) -> Iterator[None]:
@@ -65,17 +65,17 @@ class Watchdog:
 
     def start(self, last: Callable[[Activity, RowError], None]) -> None:
         """Starts to watch: work that takes too long ends the process, after a call of `last`."""
-        self._last = last
+        self._before_end = last
         threading.Thread(target=self._look, name="watch", daemon=True).start()
 
     def end_process(self, error: BaseException) -> None:
         """Ends the process, if it is watched, after an error of the calling thread's work that breaks the accelerator."""
         work = self._works.get(threading.get_ident())
-        if self._last is not None and work is not None:
+        if self._before_end is not None and work is not None:
             self._end(work, RowError.wrap(work.stage, error))
 
     def _look(self) -> None:
-        pause = min(TELL_S, self.timeout_s / 4)
+        pause = min(CHECK_S, self.timeout_s / 4)
         while True:
             # This thread cannot run while native code holds Python's global lock; then faulthandler's timer ends the process.
             times = max([work.times for work in list(self._works.values())], default=1)
@@ -91,7 +91,7 @@ class Watchdog:
         """Prints the reason, calls `last` and ends the process, even if `last` raises."""
         print(f"{work.stage} of {len(work.keys)} rows ends this process: {error}", file=sys.stderr, flush=True)
         try:
-            if self._last is not None:
-                self._last(work, error)
+            if self._before_end is not None:
+                self._before_end(work, error)
         finally:
             os._exit(1)

@@ -44,10 +44,10 @@ def samples(cell: object, options: MediaOptions) -> Samples:
 
 
 def image(cell: object, options: MediaOptions) -> Image.Image:
-    """A picture. Raises as `audio.image` does."""
-    from dray.pipelines.media import audio
+    """A picture. Raises as `pictures.image` does."""
+    from dray.pipelines.media import pictures
 
-    return audio.image(cell, options)
+    return pictures.image(cell, options)
 
 
 def images(cell: object, options: MediaOptions) -> object:

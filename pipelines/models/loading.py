@@ -1,4 +1,4 @@
-"""Finds and loads the pipeline of a config: with its weights, or with its model on the meta device."""
+"""Loads the pipeline of a resolved model: with its weights, or with its model on the meta device."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def with_weights(config: JobConfig, task: Task, source: ModelSource, kwargs: Mod
     """
     import torch
 
-    model_config = load_config(source, kwargs)
+    model_config = load_model_config(source, kwargs)
     is_quantized = _is_quantized(model_config, source, kwargs)
     wanted = torch.device(device if config.engine.device == "auto" else config.engine.device)
     places = config.engine.device_map
@@ -73,7 +73,7 @@ def without_weights(config: JobConfig, task: Task, source: ModelSource, kwargs: 
 
     if not source.is_local and kwargs.weights["use_safetensors"]:
         refuse_pickled_on_hub(source, kwargs.access["token"], kwargs.files.get("cache_dir"))
-    model_config = load_config(source, kwargs)
+    model_config = load_model_config(source, kwargs)
     if _is_quantized(model_config, source, kwargs):
         vars(model_config).pop("quantization_config", None)
     dtype = getattr(torch, config.engine.dtype, None) or model_config.dtype or torch.float32
@@ -88,7 +88,7 @@ def without_weights(config: JobConfig, task: Task, source: ModelSource, kwargs: 
     return model
 
 
-def load_config(source: ModelSource, kwargs: ModelKwargs) -> PreTrainedConfig:
+def load_model_config(source: ModelSource, kwargs: ModelKwargs) -> PreTrainedConfig:
     """The model's config. Raises ModelError if it cannot be read, or if it needs its own code, which is not trusted."""
     from transformers import AutoConfig
 

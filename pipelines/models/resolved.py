@@ -9,7 +9,7 @@ from typing import Literal
 from dray.pipelines.config import JobConfig
 from dray.pipelines.errors import ConfigError
 from dray.pipelines.models import choosing
-from dray.pipelines.models.model import load_config
+from dray.pipelines.models.model import load_model_config
 from dray.pipelines.models.model_kwargs import sort_kwargs
 from dray.pipelines.models.weights import ModelSource, locate, version
 from dray.pipelines.tasks.names import find_task
@@ -83,7 +83,7 @@ def _task(config: JobConfig, source: ModelSource) -> tuple[Task, str]:
     tagged = choosing.by_tag(tag)
     if tagged is not None:
         return tagged, reason
-    model_config = load_config(source, kwargs)
+    model_config = load_model_config(source, kwargs)
     task = choosing.by_architecture(model_config)
     names = ", ".join(model_config.architectures or ()) or "no architecture"
     if task is None:

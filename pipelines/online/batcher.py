@@ -119,7 +119,7 @@ class Batcher:
                 raise BusyError("the service is shutting down" if self._is_closed else f"{self._most} requests are under way")
             self._under_way += 1
         request.answer.add_done_callback(self._answered)
-        self._make(request)
+        self._start_making(request)
         return request.answer
 
     def check(self) -> None:
@@ -138,12 +138,12 @@ class Batcher:
             self._under_way -= 1
             self._lock.notify_all()
 
-    def _make(self, request: _PendingRequest) -> None:
+    def _start_making(self, request: _PendingRequest) -> None:
         with self._lock:
             request.is_making, self._making = True, self._making + 1
-        self._threads.submit(self._made, request)
+        self._threads.submit(self._make_parts, request)
 
-    def _made(self, request: _PendingRequest) -> None:
+    def _make_parts(self, request: _PendingRequest) -> None:
         """Makes parts of a request until enough are waiting."""
         try:
             while not request.answer.done() and self._held(request) < 1:
@@ -167,7 +167,7 @@ class Batcher:
         with self._lock:
             if request.is_made or request.is_making or request.answer.done() or self._held(request) >= 0.5:
                 return
-            self._make(request)
+            self._start_making(request)
 
     def _put(self, request: _PendingRequest, part: Part) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from dray.pipelines.batching.parts import UNBOUNDED, Limits, Part
 SIMILAR = 1.5
 # If parts of similar length ran last, a batch that is not full waits for another that takes less than this: it may get fuller.
 LET_IN_S = 0.3
-PATIENCE = 50  # deadline = arrival + this many times the model's seconds for the request, so that short requests come first
+FAIRNESS = 50  # deadline = arrival + this many times the model's seconds for the request, so that short requests come first
 FORGOTTEN = 0.05  # the share by which each batch lowers the weight of earlier batches in the model's speed
 
 R = TypeVar("R")
@@ -55,7 +55,7 @@ class Scheduler(Generic[R]):
             part: the part.
             space: padded elements of the request's parts so far, with this one.
         """
-        self.waiting.append(WaitingPart(arrived + PATIENCE * self._pace * space, time.monotonic(), request, number, part))
+        self.waiting.append(WaitingPart(arrived + FAIRNESS * self._pace * space, time.monotonic(), request, number, part))
 
     def remove(self, unwanted: Callable[[R], bool]) -> list[WaitingPart[R]]:
         """Removes and returns the waiting parts of the `unwanted` requests."""

@@ -42,8 +42,8 @@ class ModelRunner:
         self.is_compiled = config.engine.compile
         self.has_buckets = self.is_compiled and has_buckets(pipe)
         wanted = config.engine.continuous_batching
-        continues = task.continuous and (self.on_accelerator if wanted == "auto" else wanted)
-        self.is_continuous = continues and continuous.is_plain(pipe, arguments.forward_params({}))
+        is_wanted = task.continuous and (self.on_accelerator if wanted == "auto" else wanted)
+        self.is_continuous = is_wanted and continuous.is_plain(pipe, arguments.forward_params({}))
         self._staging = Staging(self._collated, pipe.device, self.context)
 
     def use(self, pipe: Pipeline) -> None:

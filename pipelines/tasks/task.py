@@ -38,7 +38,7 @@ class Task:
         arguments: argument of the pipeline that a row gives -> function from the value of its cell to that argument.
         schema: returns the Arrow type of a prediction.
         call: calls the pipeline with (arguments, options) as a user would.
-        generates: whether its answer is text that continues a prompt.
+        answers_prompts: whether its answer is text that continues a prompt.
         transcribes: whether it turns recordings of any length into text.
         embeds: whether its prediction is one vector, or a vector for each token, of a text.
         optional: whether a row may lack the first argument if it has others.
@@ -68,7 +68,7 @@ class Task:
     arguments: Mapping[str, Callable[[object, MediaOptions], object]]
     schema: Callable[[Shape], pa.DataType]
     call: Callable[[Pipeline, dict[str, object], dict[str, object]], object] = calling.first_and_named
-    generates: bool = False
+    answers_prompts: bool = False
     transcribes: bool = False
     embeds: bool = False
     optional: bool = False
@@ -105,7 +105,7 @@ class Task:
     @property
     def elements(self) -> int:
         """The padded elements (tokens, samples, pixels) of a batch on a CPU."""
-        return GENERATED_ELEMENTS if self.generates else ELEMENTS[self.modality]
+        return GENERATED_ELEMENTS if self.answers_prompts else ELEMENTS[self.modality]
 
     @property
     def runs_alone(self) -> bool:

@@ -22,7 +22,7 @@ def interrupted(job, blow: signal.Signals, seconds: float = 0.0, commits: int = 
     _, error = process.communicate(timeout=60)
     if blow == signal.SIGINT and running:
         assert process.returncode == 1
-        assert "dray: interrupted; the same command continues" in error
+        assert "dray: interrupted; the same command without --fresh continues" in error
         assert "Traceback" not in error
     return running
 

@@ -31,7 +31,7 @@ def test_nothing_is_answered_for_a_while(cluster, slow_model, s3, folder, book):
     assert "Traceback" not in error
     (line,) = [line for line in error.splitlines() if line.startswith("dray: the job stopped")]
     assert "failed 8 times" in line
-    assert "the same command continues it" in line, error
+    assert "the same command without --fresh continues it" in line, error
     done = job.run()
     assert done.returncode == 0, done.stderr
     assert " 0 finished earlier" not in done.stdout

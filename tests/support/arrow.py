@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from dray.jobs.columns import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE
+from dray.jobs.columns import ARGUMENT, ERROR, ERROR_TYPE, ID, KEY, POSITION, READ_S, SOURCE
 from support import builders
 
 
@@ -17,7 +17,7 @@ def table_of(items: list[dict[str, object]]) -> pa.Table:
     columns = {ARGUMENT + name: pa.array([cell(name, item.get(name)) for item in items]) for name in names}
     rows = len(items)
     fixed = {KEY: pa.array(range(rows), pa.uint64()), ID: pa.array(range(rows)), SOURCE: pa.array(["x"] * rows)}
-    unread = {POSITION: pa.array(range(rows)), READ_S: pa.array([0.0] * rows), ERRORS: pa.nulls(rows, ERROR)}
+    unread = {POSITION: pa.array(range(rows)), READ_S: pa.array([0.0] * rows), ERROR: pa.nulls(rows, ERROR_TYPE)}
     return pa.table({**fixed, **unread, **columns})
 
 

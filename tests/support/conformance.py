@@ -20,7 +20,7 @@ from transformers.pipelines import SUPPORTED_TASKS
 
 from dray.jobs.batch.gather import Gather
 from dray.jobs.batch.stages import Forward, Fused, Postprocess, Preprocess
-from dray.jobs.batch.worker import Worker
+from dray.jobs.batch.worker import WorkerSpec
 from dray.jobs.columns import ARGUMENT, KEY
 from dray.pipelines.config import parse_config
 from support import arrow, catalogue
@@ -57,11 +57,11 @@ def predicted(
     table = arrow.table_of(items)
     columns = {column.removeprefix(ARGUMENT): table[column].type for column in table.column_names}
     threads = 2 if layout == "fused" else 1  # a lane for each, and the caller's own thread
-    worker = Worker(model_of(config), load_phases(config, weights=False).schema(columns), threads, accelerator=False)
+    worker = WorkerSpec(model_of(config), load_phases(config, weights=False).schema(columns), threads, accelerator=False)
     return Fused(worker)(table) if layout == "fused" else staged(worker, table)
 
 
-def staged(worker: Worker, table: arrow.pa.Table) -> arrow.pa.Table:
+def staged(worker: WorkerSpec, table: arrow.pa.Table) -> arrow.pa.Table:
     """The operators of the staged layout, one after the other."""
     gathered = Gather()(Forward(worker)(arrow.pa.concat_tables(Preprocess(worker)(table))))
     return Postprocess(worker)(gathered).sort_by(KEY)

@@ -23,7 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pyarrow as pa
 
 from dray.jobs.batch.stages import Fused
-from dray.jobs.batch.worker import Worker
+from dray.jobs.batch.worker import WorkerSpec
 from dray.jobs.columns import ARGUMENT
 from dray.pipelines.config import parse_config
 from dray.pipelines.media import fetch
@@ -47,7 +47,7 @@ class Fuzzer:
         self._folder, self.streams = folder, streams()
 
     @functools.cache  # noqa: B019  # lives as long as the process
-    def worker(self, name: str) -> Worker:
+    def worker(self, name: str) -> WorkerSpec:
         stream = self.streams[name]
         folder = self._folder / stream.build.__name__
         if not (folder / "config.json").exists():
@@ -56,7 +56,7 @@ class Fuzzer:
         raw = {"task": stream.task, "model": str(folder), "parameters": stream.parameters, "engine": {"batch": 4}}
         config = parse_config({**raw, **limits, "output": {"path": "-"}})
         columns = {stream.argument: stream.type, **{key: pa.scalar(value).type for key, value in stream.others.items()}}
-        return Worker(model_of(config), load_phases(config, weights=False).schema(columns), threads=1, accelerator=False)
+        return WorkerSpec(model_of(config), load_phases(config, weights=False).schema(columns), threads=1, accelerator=False)
 
     @functools.cache  # noqa: B019
     def fused(self, name: str) -> Fused:

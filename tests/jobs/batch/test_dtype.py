@@ -23,8 +23,10 @@ from dray.pipelines.engine.precision import processor_has_bfloat16
 def fast(monkeypatch):
     """As on a machine with bfloat16, with a job that is long enough."""
     monkeypatch.setattr(precision, "_may_be_fast", lambda plan: True)
-    decided = precision.decided
-    monkeypatch.setattr("dray.jobs.batch.job.decided", lambda job, plan: decided(job, dataclasses.replace(plan, tuning_s=1.0)))
+    decide_dtype = precision.decide_dtype
+    monkeypatch.setattr(
+        "dray.jobs.batch.job.decide_dtype", lambda job, plan: decide_dtype(job, dataclasses.replace(plan, tuning_s=1.0))
+    )
 
 
 def test_bfloat16_is_decided_once_and_kept(ray_session, models, tmp_path, fast, monkeypatch):
@@ -67,4 +69,4 @@ def test_an_output_begun_without_a_decision_stays_as_it_is(ray_session, models, 
     plan = dataclasses.replace(make_plan(cluster_nodes(), job.config.engine, job.work), tuning_s=1.0)
     monkeypatch.setattr(precision, "_may_be_fast", lambda plan: True)
     monkeypatch.setattr(precision, "_tried", lambda job, plan: ("bfloat16", "it is faster"))
-    assert precision.decided(job, plan).engine.dtype == "auto"
+    assert precision.decide_dtype(job, plan).engine.dtype == "auto"

@@ -12,8 +12,8 @@ from transformers import pipeline
 
 from dray.jobs.batch.preflight import _try_out
 from dray.jobs.batch.stages import Fused
-from dray.jobs.batch.worker import Worker
-from dray.jobs.columns import ARGUMENT, ERROR, ERRORS, KEY
+from dray.jobs.batch.worker import WorkerSpec
+from dray.jobs.columns import ARGUMENT, ERROR, ERROR_TYPE, KEY
 from dray.pipelines.config import parse_config
 from dray.pipelines.errors import ModelError
 from dray.pipelines.phases.item import Item
@@ -33,7 +33,7 @@ def both_layouts(config, items):
     """Predictions and messages of errors, the same from both layouts."""
     table = table_of(items)
     columns = {column.removeprefix(ARGUMENT): table[column].type for column in table.column_names}
-    worker = Worker(model_of(config), load_phases(config, weights=False).schema(columns), threads=1, accelerator=False)
+    worker = WorkerSpec(model_of(config), load_phases(config, weights=False).schema(columns), threads=1, accelerator=False)
     fused, staged = Fused(worker)(table), conformance.staged(worker, table)
     assert not differences(fused["prediction"].to_pylist(), staged["prediction"].to_pylist())
     return fused["prediction"].to_pylist(), [error and error["message"] for error in fused["error"].to_pylist()]
@@ -161,7 +161,7 @@ def test_wrong_arguments_are_refused_before_the_job(models, chat_model, task, mo
 def tried_out(config):
     phases = load_phases(config, weights=False)
     cell = "who" if config.task == "text-generation" else {"array": np.zeros(16_000, np.float32), "sampling_rate": 16_000}
-    columns = {ARGUMENT + phases.task.inputs[0]: pa.array([cell]), ERRORS: pa.nulls(1, ERROR)}
+    columns = {ARGUMENT + phases.task.inputs[0]: pa.array([cell]), ERROR: pa.nulls(1, ERROR_TYPE)}
     _try_out(phases, pa.table({KEY: pa.array([0], pa.uint64()), **columns}))
 
 

@@ -54,12 +54,12 @@ MEMORY = """
 import sys, pyarrow as pa
 from dray.pipelines.memory import peak_bytes
 from dray.jobs.batch.stages import Preprocess
-from dray.jobs.batch.worker import Worker
-from dray.jobs.columns import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE
+from dray.jobs.batch.worker import WorkerSpec
+from dray.jobs.columns import ARGUMENT, ERROR_TYPE, ERROR, ID, KEY, POSITION, READ_S, SOURCE
 from dray.pipelines.config import load_config
 from dray.pipelines.models.resolved import resolve_model
-operator = Preprocess(Worker(resolve_model(load_config(sys.argv[1])), pa.null(), 1, False))
-row = {KEY: pa.array([1], pa.uint64()), ID: ["a"], SOURCE: ["b"], POSITION: [0], READ_S: [0.0], ERRORS: pa.nulls(1, ERROR)}
+operator = Preprocess(WorkerSpec(resolve_model(load_config(sys.argv[1])), pa.null(), 1, False))
+row = {KEY: pa.array([1], pa.uint64()), ID: ["a"], SOURCE: ["b"], POSITION: [0], READ_S: [0.0], ERROR: pa.nulls(1, ERROR_TYPE)}
 row[ARGUMENT + "audio"] = [sys.argv[2]]
 started = peak_bytes()
 segments = sum(table.num_rows for table in operator(pa.table(row)))

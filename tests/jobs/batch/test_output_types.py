@@ -20,7 +20,7 @@ from support.loading import load_phases, model_of
 
 from dray.jobs.batch.datasink import Sink
 from dray.jobs.batch.stages import Fused
-from dray.jobs.batch.worker import Worker
+from dray.jobs.batch.worker import WorkerSpec
 from dray.jobs.columns import ARGUMENT
 from dray.jobs.outputs.lease import Lease
 from dray.jobs.outputs.rows_in_files import as_json
@@ -53,7 +53,9 @@ def _write(case, folder, kind):
     config = parse_config(raw)
     table = arrow.table_of(case.items())
     columns = {name.removeprefix(ARGUMENT): table[name].type for name in table.column_names}
-    fused = Fused(Worker(model_of(config), load_phases(config, weights=False).schema(columns), threads=1, accelerator=False))
+    fused = Fused(
+        WorkerSpec(model_of(config), load_phases(config, weights=False).schema(columns), threads=1, accelerator=False)
+    )
     ledger = SimpleNamespace(written=SimpleNamespace(remote=lambda *counts: None))
     lease = Lease(output_folder(config))
     lease.take()

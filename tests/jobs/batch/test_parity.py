@@ -13,8 +13,8 @@ from transformers import pipeline
 
 from dray.jobs.batch.gather import Gather
 from dray.jobs.batch.stages import Forward, Fused, Postprocess, Preprocess
-from dray.jobs.batch.worker import Worker
-from dray.jobs.columns import ARGUMENT, ERROR, ERRORS, ID, KEY, POSITION, READ_S, SOURCE
+from dray.jobs.batch.worker import WorkerSpec
+from dray.jobs.columns import ARGUMENT, ERROR, ERROR_TYPE, ID, KEY, POSITION, READ_S, SOURCE
 from dray.pipelines.config import parse_config
 
 warnings.simplefilter("ignore")
@@ -55,15 +55,15 @@ def table_of(case: str) -> pa.Table:
     cells = pa.array([{"array": item, "sampling_rate": builders.RATE} for item in recordings(case)])
     rows = len(cells)
     fixed = {KEY: pa.array(range(rows), pa.uint64()), ID: pa.array(range(rows)), SOURCE: pa.array(["x"] * rows)}
-    unread = {POSITION: pa.array(range(rows)), READ_S: pa.array([0.0] * rows), ERRORS: pa.nulls(rows, ERROR)}
+    unread = {POSITION: pa.array(range(rows)), READ_S: pa.array([0.0] * rows), ERROR: pa.nulls(rows, ERROR_TYPE)}
     return pa.table({**fixed, **unread, ARGUMENT + "audio": cells})
 
 
-def fused(worker: Worker, table: pa.Table) -> pa.Table:
+def fused(worker: WorkerSpec, table: pa.Table) -> pa.Table:
     return Fused(worker)(table)
 
 
-def staged(worker: Worker, table: pa.Table) -> pa.Table:
+def staged(worker: WorkerSpec, table: pa.Table) -> pa.Table:
     """The staged operators one after the other; segments reach Gather out of order, and twice."""
     segments = pa.concat_tables(Preprocess(worker)(table))
     outputs = Forward(worker)(segments)
@@ -86,7 +86,7 @@ def test_operators_give_the_librarys_result(models, case, layout, batch, monkeyp
     config = parse_config({**raw, "input": {"path": "-"}, "output": {"path": "-"}})
     table = table_of(case)
     schema = load_phases(config, weights=False).schema({})
-    result = layout(Worker(model_of(config), schema, threads=1, accelerator=False), table)
+    result = layout(WorkerSpec(model_of(config), schema, threads=1, accelerator=False), table)
     assert [error for error in result["error"].to_pylist() if error] == []
     expected = reference(case, folder)
     assert len(result) == len(expected)

@@ -9,7 +9,7 @@ from support.loading import load_phases, model_of
 from transformers import pipeline
 
 from dray.jobs.batch.stages import Fused
-from dray.jobs.batch.worker import Worker
+from dray.jobs.batch.worker import WorkerSpec
 from dray.jobs.columns import ARGUMENT
 from dray.pipelines.config import parse_config
 
@@ -59,7 +59,7 @@ def test_rows_override_the_config(own, tmp_path):
     config = parse_config({**raw, "input": {"path": "-"}, "output": {"path": "-"}})
     table = arrow.table_of(items)
     columns = {column.removeprefix(ARGUMENT): table[column].type for column in table.column_names}
-    worker = Worker(model_of(config), load_phases(config, weights=False).schema(columns), threads=1, accelerator=False)
+    worker = WorkerSpec(model_of(config), load_phases(config, weights=False).schema(columns), threads=1, accelerator=False)
     for got in (Fused(worker)(table), conformance.staged(worker, table)):
         assert [error["message"] for error in got["error"].to_pylist() if error] == []
         assert not differences(got["prediction"].to_pylist(), expected)

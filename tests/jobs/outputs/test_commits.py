@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dray.jobs.columns import ERROR, KEY
+from dray.jobs.columns import ERROR_TYPE, KEY
 from dray.jobs.keys import KeySet, first_key
 from dray.jobs.outputs import retry
 from dray.jobs.outputs.commits import CHECKPOINT, PENDING, VOID, committed_keys, finished_keys, roll_back, undo
@@ -40,7 +40,11 @@ def write(output: Folder, task: str, positions: range, failed: tuple[int, ...] =
     if failed:
         error = {"stage": "forward", "type": "ValueError", "message": "bad", "attempts": 1}
         rows = {"source": ["a.parquet"] * len(failed), "source_row": list(failed)}
-        put(output, f"data/status=failed/{task}.parquet", pa.table({**rows, "error": pa.array([error] * len(failed), ERROR)}))
+        put(
+            output,
+            f"data/status=failed/{task}.parquet",
+            pa.table({**rows, "error": pa.array([error] * len(failed), ERROR_TYPE)}),
+        )
 
 
 def positions(keys: KeySet) -> list[int]:

@@ -31,8 +31,8 @@ def test_what_is_read_is_there():
 
 
 def test_fsspec_gives_the_filesystem_that_asks_again():
-    from dray.jobs.storage.s3 import RetryingS3, install
+    from dray.jobs.storage.s3 import RetryingS3, install_retrying_s3
 
-    install()
+    install_retrying_s3()
     assert issubclass(fsspec.get_filesystem_class("s3"), RetryingS3)
     assert s3fs.S3FileSystem in fsspec.get_filesystem_class("s3").__mro__
