@@ -35,9 +35,8 @@ def finish(job) -> tuple[int, str]:
     return int(earlier.replace(",", "")), job.assert_complete()
 
 
-@pytest.mark.parametrize(
-    "blow", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=["SIGKILL", "SIGINT"]
-)
+@pytest.mark.slow  # tests/jobs/batch/test_resume.py kills a driver in every run of the tests
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
 def test_an_interrupted_job_is_continued(cluster, slow_model, folder, book, blow):
     job = text_job(folder, slow_model, cluster.address, TEXTS, engine={"batch": 32})
     assert interrupted(job, blow)

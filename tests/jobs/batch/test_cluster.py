@@ -103,7 +103,7 @@ print(summary["plan"]["layout"], summary["plan"]["model"]["actors"], summary["pl
     ("cpus", "gpus", "engine", "expected"),
     [
         pytest.param(1, 0, {}, "fused 1 0.0", marks=pytest.mark.slow),
-        (1, 0, {"layout": "staged"}, "staged 1 0.0"),
+        pytest.param(1, 0, {"layout": "staged"}, "staged 1 0.0", marks=pytest.mark.slow),
         pytest.param(2, 1, {}, "staged 1 1.0", marks=pytest.mark.slow),
         pytest.param(16, 0, {"layout": "fused", "copies": 4}, "fused 4 0.0", marks=pytest.mark.slow),
     ],

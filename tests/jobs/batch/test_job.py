@@ -20,7 +20,7 @@ from dray.pipelines.errors import JobError, OutputError
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
-@pytest.mark.parametrize("layout", ["fused", "staged"])
+@pytest.mark.parametrize("layout", ["fused", pytest.param("staged", marks=pytest.mark.slow)])
 def test_texts_come_out_as_the_pipeline_gives_them_and_a_second_run_adds_nothing(models, tmp_path, layout):
     texts = builders.texts(130, seed=1)
     write_texts(tmp_path / "in", texts, 3)
@@ -60,7 +60,7 @@ def test_new_files_are_processed_and_other_parameters_refused(models, tmp_path):
     assert {len(row["prediction"]) for row in rows_of(tmp_path / "out")} == {2}
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+@pytest.mark.parametrize("kind", ["jsonl", pytest.param("csv", marks=pytest.mark.slow)])
 def test_other_formats_in_and_out(models, tmp_path, kind):
     (tmp_path / "in").mkdir()
     texts = builders.texts(12)

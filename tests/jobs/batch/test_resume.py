@@ -132,6 +132,7 @@ def test_damaged_files_are_reported_and_the_rest_is_done(models, tmp_path):
     assert not rows_of_failed(tmp_path)
 
 
+@pytest.mark.slow  # failed rows are retried above, damaged files are mended below
 def test_mended_files_are_retried(models, tmp_path):
     write_texts(tmp_path / "in", builders.texts(30), 3)
     file = tmp_path / "in" / "1.parquet"

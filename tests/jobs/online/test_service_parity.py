@@ -44,7 +44,10 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("task", CASES)
+OFTEN = ("automatic-speech-recognition", "text-classification")  # the others are slow and meet the same code
+
+
+@pytest.mark.parametrize("task", [pytest.param(task, marks=[] if task in OFTEN else [pytest.mark.slow]) for task in CASES])
 def test_the_job_and_the_service_agree(ray_session, tmp_path, task):
     build, argument, parameters, cells = CASES[task]
     (tmp_path / "in").mkdir()

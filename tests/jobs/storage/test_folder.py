@@ -53,6 +53,7 @@ def job(models, options: dict) -> dict:
     }
 
 
+@pytest.mark.slow  # with speech and subtitles it is done below
 def test_bucket_to_bucket_and_again(ray_session, models, bucket):
     texts = builders.texts(60)
     for shard in range(3):
