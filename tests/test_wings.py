@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from support.places import ROOT
 
+from dray.pipelines.tasks.names import ALIASES, REMOVED
+from dray.pipelines.tasks.table import TASKS
+
 ENTRIES = ("cli", "run", "serve", "submit", "tune", "verify")
 # A wing is a folder; the modules at the top of jobs/ are two: the entries, and what all wings of
 # jobs/ need: names of columns, keys, versions.
@@ -139,6 +142,15 @@ def test_jobs_touches_models_only_through_pipelines():
         if name.startswith("jobs/"):
             found = {module.partition(".")[0] for _, module, _ in imported(path)} & set(HEAVY)
             assert found <= allowed.get(name, set()), f"{name} imports {sorted(found)}; let a function of pipelines/ do that"
+
+
+def test_tasks_are_named_in_the_task_table_only():
+    names = TASKS.keys() | ALIASES.keys() | REMOVED.keys()
+    for path in MODULES:
+        if not path.is_relative_to(ROOT / "pipelines" / "tasks"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                is_name = isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names
+                assert not is_name, f"{path}:{node.lineno}: let the task say it: add a field to Task in pipelines/tasks/task.py"
 
 
 def test_folders_can_be_overlooked():
