@@ -17,7 +17,7 @@ class Metrics:
         by_path, model_only = ("model", "path"), ("model",)
         self._requests = Counter("dray_requests", "requests answered", (*by_path, "status"))
         self._request_s = Histogram("dray_request_seconds", "from a request's arrival to its answer's end", SECONDS, by_path)
-        self._queue_s = Histogram("dray_queue_wait_seconds", "how long a model input that was ready waited", SECONDS, model_only)
+        self._queue_s = Histogram("dray_queue_wait_seconds", "how long a model input waited for its batch", SECONDS, model_only)
         self._forward_s = Histogram("dray_forward_seconds", "of the model, for a batch", SECONDS, model_only)
         self._fill = Histogram("dray_batch_fill", "model inputs of a batch, as a share of its capacity", SHARES, model_only)
         self._parts = Counter("dray_model_inputs", "model inputs that the model has run", model_only)
