@@ -27,7 +27,7 @@ def test_run_against_a_started_cluster(dray, models, tmp_path):
     assert done.stderr == ""
     assert len(rows_of(tmp_path / "out")) == 40
     planned = dray("plan", write_config(models, tmp_path))
-    assert "layout        fused" in planned.stdout
+    assert "engine.layout  fused" in planned.stdout
     report = tmp_path / "out/_dray/report.html"
     report.unlink()
     assert dray("report", write_config(models, tmp_path)).stdout.strip() == str(report)
