@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers.pipelines import SUPPORTED_TASKS
 
+from dray.pipelines.tasks.table import TASKS
 from support import tiny_audio as audio
 from support import tiny_text as text
 from support import tiny_vision as vision
@@ -182,7 +182,7 @@ def seeded(build: Callable[[Path], str]) -> Callable[[Path], str]:
 
 def add(name: str, build: Callable[[Path], str], items: Items, parameters: Item | None = None, *rest: object) -> None:
     """Adds a case whose name begins with its task."""
-    task = max((task for task in SUPPORTED_TASKS if name.startswith(task)), key=len)
+    task = max((task for task in TASKS if name.startswith(task)), key=len)
     CASES[name] = Case(task, seeded(build), items, parameters or {}, *rest)
 
 
