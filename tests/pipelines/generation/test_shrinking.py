@@ -38,7 +38,7 @@ def sizes(monkeypatch):
 def plain(phases, monkeypatch, prompts):
     """The same batches without shrinking."""
     with monkeypatch.context() as patch:
-        patch.setattr(shrinking, "handed", lambda pipe, during: during)
+        patch.setattr(shrinking, "with_shrinking", lambda pipe, during: during)
         return generate(phases, items(prompts), batch=len(prompts))
 
 
