@@ -7,7 +7,11 @@ from support import builders, tiny_text
 from support.generating import generate, items, phases_of
 
 from dray.pipelines.generation import shrinking
+from dray.pipelines.internals.generation import knows_cached_tokens
 
+PAIRS = pytest.mark.skipif(
+    not knows_cached_tokens(), reason="this version of transformers asks the mask, which pairs do not keep"
+)
 PROMPTS = builders.texts(24, seed=31, median=9.0)
 
 
@@ -96,6 +100,7 @@ def test_what_cannot_be_taken_apart_stays_whole(writer, monkeypatch, sizes, para
     assert len(sizes) == 2 * before
 
 
+@PAIRS
 def test_a_pair_of_encoder_and_decoder_shrinks(sizes):
     config = transformers.BartConfig(
         vocab_size=60, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
@@ -120,6 +125,7 @@ def test_what_is_asked_for_is_not_replaced(writer, given):
     assert shrinking.with_shrinking(phases.pipe, given) is given
 
 
+@PAIRS
 def test_speech_to_text_decodes_so(tmp_path):
     phases = phases_of(builders.whisper(tmp_path / "model"), task="automatic-speech-recognition")
     assert shrinking.with_shrinking(phases.pipe, {"max_new_tokens": 40})["custom_generate"] is shrinking.decode

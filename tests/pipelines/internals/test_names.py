@@ -99,7 +99,7 @@ def test_the_cache_has_one_of_the_names_that_are_known(models, tmp_path):
 
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny_text.chat_model(tmp_path))
     outputs = model(torch.ones((1, 3), dtype=torch.long), use_cache=True)
-    (name,) = [name for name in generation.CACHES if name in outputs]
+    name = next(name for name in generation.CACHES if name in outputs)
     assert isinstance(outputs[name], transformers.Cache)
     grown = generation.after_tokens(model, {name: outputs[name], "attention_mask": torch.ones(1, 3)}, 2)
     assert grown["attention_mask"].shape == (1, 5)
