@@ -168,7 +168,7 @@ def test_failed_rows_that_were_taken_back(both, capsys):
     release(Folder(str(both.out), {}))
     assert both.verify(sample=ROWS) == 1
     said = capsys.readouterr().out
-    assert "balance  60 in = 57 ok + 0 failed + 3 left" in said
+    assert "balance   60 in = 57 ok + 0 failed + 3 left" in said
     assert "57 rows done again" in said
     assert "differ" not in said.split("verdict")[1]
     (notes,) = (both.out / "_dray/retried").iterdir()
@@ -205,14 +205,14 @@ def test_a_file_that_came_into_the_input(done, added, capsys):
     assert done.verify() == 1
     said = capsys.readouterr().out
     assert f"20 rows are left to do, the first in {added}; dray run does them" in said
-    assert "balance  80 in = 57 ok + 3 failed + 20 left" in said
+    assert "balance   80 in = 57 ok + 3 failed + 20 left" in said
 
 
 def test_a_file_that_left_the_input(done, removed, capsys):
     assert done.verify(sample=ROWS) == 0
     said = capsys.readouterr().out
     assert "20 finished rows are of files that are no longer in the input" in said
-    assert "balance  40 in + 20 gone = 57 ok + 3 failed + 0 left" in said
+    assert "balance   40 in + 20 gone = 57 ok + 3 failed + 0 left" in said
     assert "19 more rows could not be found for certain in the input" in said
 
 
