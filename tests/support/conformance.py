@@ -84,8 +84,13 @@ def stand_in_nms():
         module.__spec__ = importlib.machinery.ModuleSpec(name, None)
     modules["torchvision.ops.boxes"].batched_nms = batched_nms
     found = {"torchvision": (lambda: True, "")}
-    with mock.patch.dict(sys.modules, modules), mock.patch.dict(import_utils.BACKENDS_MAPPING, found):
-        yield
+    sys.modules.update(modules)
+    try:
+        with mock.patch.dict(import_utils.BACKENDS_MAPPING, found):
+            yield
+    finally:
+        for name in modules:  # these alone: whoever restores all takes out modules that were imported meanwhile
+            del sys.modules[name]
 
 
 def batched_nms(boxes, scores, idxs, iou_threshold):
