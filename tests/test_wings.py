@@ -44,7 +44,9 @@ JOBS = {
     "jobs.cluster": ("pipelines",),
     "jobs.inputs.formats": ("jobs", "jobs.storage", "pipelines"),
     "jobs.inputs": ("jobs", "jobs.storage", "jobs.inputs.formats", "pipelines", "pipelines.tasks"),
-    "jobs.outputs": ("jobs", "jobs.storage", "jobs.inputs", "jobs.inputs.formats", "pipelines", "pipelines.models"),
+    "jobs.outputs": (
+        "jobs", "jobs.storage", "jobs.cluster", "jobs.inputs", "jobs.inputs.formats", "pipelines", "pipelines.models",
+    ),
     "jobs.batch": (
         "jobs", "jobs.storage", "jobs.cluster", "jobs.inputs", "jobs.inputs.formats", "jobs.outputs", *MODEL_SIDE,
     ),

@@ -6,6 +6,7 @@ that they still exist.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -16,6 +17,7 @@ from ray._private.state import available_resources_per_node
 from ray.data._internal.cluster_autoscaler import ClusterAutoscaler
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.interfaces import ExecutionResources, TaskContext
+from ray.data.checkpoint import CheckpointConfig
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TaskContext",
     "cluster_address",
+    "commit_only",
     "execution_callback",
     "free_resources",
     "host_and_port",
@@ -69,6 +72,19 @@ def execution_callback(cpus: float, gpus: float, stop: Sequence[Exception]) -> t
                 raise stop[0]
 
     return Callback
+
+
+def commit_only(manager: type) -> dict[str, type]:
+    """Arguments of CheckpointConfig with which Ray Data commits what is written, and `manager` says that nothing is filtered.
+
+    Ray 2.59 has no argument for it; there the class takes the place of Ray's own in this process, where reading is planned.
+    """
+    if "checkpoint_manager_cls" in inspect.signature(CheckpointConfig).parameters:
+        return {"checkpoint_manager_cls": manager}
+    from ray.data._internal.planner.checkpoint import plan_read_op
+
+    plan_read_op.IdColumnCheckpointManager = manager
+    return {}
 
 
 def set_task_cpus(rows: Dataset, cpus: float) -> None:

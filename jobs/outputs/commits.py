@@ -22,6 +22,7 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import CheckpointManager
 from ray.data.checkpoint.checkpoint_writer import PENDING_CHECKPOINT_SUFFIX
 
+from dray.jobs.cluster.ray_internals import commit_only
 from dray.jobs.columns import KEY
 from dray.jobs.keys import KeySet
 from dray.jobs.storage.folder import STATE, Folder
@@ -49,7 +50,7 @@ def checkpoint_config(output: Folder) -> CheckpointConfig:
         checkpoint_path=(output / CHECKPOINT).path,
         override_filesystem=output.arrow(),
         delete_checkpoint_on_success=False,
-        checkpoint_manager_cls=FinishedElsewhere,
+        **commit_only(FinishedElsewhere),
     )
 
 

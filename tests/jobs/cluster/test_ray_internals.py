@@ -10,6 +10,9 @@ from ray.data._internal.cluster_autoscaler import ClusterAutoscaler
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.interfaces import ExecutionResources, TaskContext
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
+from ray.data._internal.planner.checkpoint import plan_read_op
+from ray.data.checkpoint import CheckpointConfig
+from ray.data.checkpoint.checkpoint_filter import CheckpointManager
 from ray.serve import context
 from ray.serve._private import constants
 
@@ -59,3 +62,14 @@ def test_addresses():
 def test_what_is_free_and_whether_serve_runs(ray_session):
     assert sum(node.get("CPU", 0) for node in ray_internals.free_resources()) > 0
     assert ray_internals.serve_controller() is None
+
+
+def test_a_manager_that_filters_nothing_takes_the_place_of_rays(tmp_path):
+    class Nothing(CheckpointManager):
+        pass
+
+    CheckpointConfig(id_column="key", checkpoint_path=str(tmp_path), **ray_internals.commit_only(Nothing))
+    assert (
+        hasattr(plan_read_op, "IdColumnCheckpointManager")
+        or "checkpoint_manager_cls" in inspect.signature(CheckpointConfig).parameters
+    )
