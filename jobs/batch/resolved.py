@@ -13,7 +13,6 @@ from dray.jobs.storage.folder import Folder, output_folder
 from dray.pipelines.config import OPENAI, JobConfig
 from dray.pipelines.errors import OutputError
 from dray.pipelines.models.resolved import ResolvedModel, resolve_model
-from dray.pipelines.protocols.batch import requests_task
 from dray.pipelines.tasks.names import find_task
 from dray.pipelines.tasks.task import Task
 
@@ -78,7 +77,11 @@ def resolve(
 
 def _rows_task(config: JobConfig, task: Task) -> Task:
     """The task for the rows of the input; each row of OpenAI's Batch files is a request."""
-    return requests_task(task) if config.input.format == OPENAI else task
+    if config.input.format != OPENAI:
+        return task
+    from dray.pipelines.protocols.batch import requests_task  # takes long to import
+
+    return requests_task(task)
 
 
 def _refuse_inside(output: Folder, data: Input) -> None:
