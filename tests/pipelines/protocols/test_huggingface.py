@@ -191,18 +191,6 @@ def test_several_texts_at_once(folders):
     assert not differences(json.loads(body), one_by_one)
 
 
-BAD = [
-    (b"{", "not JSON"), (b"[1]", 'an object with "inputs"'), (b"{}", 'an object with "inputs"'), (b"\xff\xfe", "takes JSON"),
-    (b'{"inputs": 7}', "expected a text"), (b'{"inputs": []}', "holds 0 inputs"), (b'{"inputs": [["a"]]}', "expected a text"),
-    (b'{"inputs": "a", "parameters": [1]}', '"parameters" must be an object'), (b"[" * 100_000, "not JSON"),
-    (b'{"inputs": "a", "parameters": {"top_kk": 1}}', "takes no parameter top_kk, did you mean top_k?"),
-    (b'{"inputs": "a", "parameters": {"top_k": NaN}}', "not JSON"),
-    (b'{"inputs": "a", "normalize": true}', "takes no normalize"),
-    (json.dumps({"inputs": ["a"] * 3000}).encode(), "may hold 1 to 2048"),
-    (b'{"inputs": {"text": "a", "file": "b"}}', "takes no file"), (b'{"inputs": {"txt": "a"}}', "expected a text"),
-]  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
